@@ -1,0 +1,81 @@
+"""python -m server: configuration -> build -> serve -> drain."""
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from server.errors import StartupError
+
+_EPILOG = """\
+Settings come from, later ones winning: defaults, --config FILE (YAML), environment variables TOWERBRIDGE__SECTION__KEY,
+flags. server/config.example.yaml lists every key with its default, unit and meaning.
+
+example:
+  python -m server.journal import data/events.parquet --data state     # once: what people did before
+  python -m server --bundle bundle --data state
+"""
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    from server.app import App  # torch takes seconds to import, which --help need not
+    from server.config import load_config
+
+    stopping = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stopping.set())
+    try:
+        app = App(load_config(arguments.config, _flags(arguments)))
+    except StartupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    app.start()
+    print(f"towerbridge is ready on port {app.port}: {app.describe()}", flush=True)
+    stopping.wait()
+    print("draining", flush=True)
+    app.stop()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Serve a bundle: events in, ranked candidates out, over gRPC.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--bundle", type=Path, metavar="DIR", help="the bundle to serve [TOWERBRIDGE__BUNDLE]")
+    add("--data", type=Path, metavar="DIR", help="the directory of the journal, made at first start [TOWERBRIDGE__DATA]")
+    add("--config", type=Path, metavar="FILE", help="settings in YAML")
+    add("--host", help="address to listen on, 127.0.0.1 by default [TOWERBRIDGE__LISTEN__HOST]")
+    add("--port", type=int, help="port, 50051 by default, 0 for any free one [TOWERBRIDGE__LISTEN__PORT]")
+    add("--device", help="cpu (the default), cuda or cuda:N [TOWERBRIDGE__ENGINE__DEVICE]")
+    add("--threads", type=int, help="CPU threads of one computation, 1 by default [TOWERBRIDGE__ENGINE__THREADS]")
+    add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="info by default")
+    return parser
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags that were given, nested as the configuration is."""
+    nested: dict[str, Any] = {
+        "bundle": arguments.bundle,
+        "data": arguments.data,
+        "listen": {"host": arguments.host, "port": arguments.port},
+        "engine": {"device": arguments.device, "threads": arguments.threads},
+    }
+    flags: dict[str, Any] = {}
+    for section, value in nested.items():
+        given = {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
+        if given:
+            flags[section] = given
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""RecommendationService."""
+
+from collections.abc import Callable, Sequence
+
+import grpc
+from towerbridge.v1 import common_pb2, recommendation_pb2, recommendation_pb2_grpc
+
+from server.api.status import row_error
+from server.api.subjects import check_release, decode_subject
+from server.api.wire import deadline_of, to_timestamp
+from server.catalogue.attributes import to_wire
+from server.catalogue.catalogue import Catalogue
+from server.config import Config
+from server.engine.query import Answer
+from server.errors import InvalidField, ServiceError
+from server.fields import (
+    ATTRIBUTES_MAX,
+    EXCLUDED_MAX,
+    ROWS_MAX,
+    check_count,
+    check_id,
+    check_ids,
+    check_limit,
+    check_text,
+    check_vector,
+)
+from server.journal.revision import require, to_token
+from server.journal.writer import JournalWriter
+from server.recommend.flow import Ask, Degraded, Ranked, Recommender, Skip, wait
+from server.releases.release import Release
+from server.users.histories import Histories
+
+_BATCH_MAX = 100
+_DEGRADED = {
+    Degraded.NO_HISTORY: common_pb2.DEGRADED_REASON_NO_HISTORY,
+    Degraded.STALE_VECTOR: common_pb2.DEGRADED_REASON_STALE_VECTOR,
+    Degraded.NO_USER_TOWER: common_pb2.DEGRADED_REASON_NO_USER_TOWER,
+}
+_SKIPPED = {
+    Skip.UNKNOWN_ITEM: recommendation_pb2.SKIP_REASON_UNKNOWN_ITEM,
+    Skip.UNAVAILABLE: recommendation_pb2.SKIP_REASON_UNAVAILABLE,
+    Skip.NO_VECTOR: recommendation_pb2.SKIP_REASON_NO_VECTOR,
+}
+
+
+class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServicer):
+    def __init__(
+        self,
+        recommender: Recommender,
+        histories: Histories,
+        catalogue: Catalogue,
+        journal: JournalWriter,
+        release: Callable[[], Release],
+        config: Config,
+    ) -> None:
+        self._recommender = recommender
+        self._histories = histories
+        self._catalogue = catalogue
+        self._journal = journal
+        self._release = release
+        self._default_deadline_ms = config.listen.default_deadline_ms
+
+    def Recommend(
+        self, request: recommendation_pb2.RecommendRequest, context: grpc.ServicerContext
+    ) -> recommendation_pb2.RecommendResponse:
+        deadline = deadline_of(context, self._default_deadline_ms)
+        revision = self._journal.revision
+        ask = self._decode(request)
+        return self._encode(self._recommender.recommend(ask, deadline), request.attributes, revision)
+
+    def BatchRecommend(
+        self, request: recommendation_pb2.BatchRecommendRequest, context: grpc.ServicerContext
+    ) -> recommendation_pb2.BatchRecommendResponse:
+        check_count(len(request.requests), "requests", _BATCH_MAX, minimum=1)
+        deadline = deadline_of(context, self._default_deadline_ms)
+        revision = self._journal.revision
+        started = []
+        for row in request.requests:
+            try:
+                ask = self._decode(row)
+                started.append((ask, self._recommender.start(ask, deadline)))
+            except ServiceError as error:
+                started.append(error)
+        results = []
+        for place, (row, one) in enumerate(zip(request.requests, started, strict=True)):
+            try:
+                if isinstance(one, ServiceError):
+                    raise one
+                ask, future = one
+                ranked = self._recommender.rank(ask, wait(future, deadline)) or self._recommender.recommend(ask, deadline)
+                response = self._encode(ranked, row.attributes, revision)
+                results.append(recommendation_pb2.BatchRecommendResult(response=response))
+            except ServiceError as error:
+                named = error.under(f"requests[{place}]") if isinstance(error, InvalidField) else error
+                results.append(recommendation_pb2.BatchRecommendResult(error=row_error(named, f"requests[{place}]")))
+        return recommendation_pb2.BatchRecommendResponse(results=results)
+
+    def ScoreItems(
+        self, request: recommendation_pb2.ScoreItemsRequest, context: grpc.ServicerContext
+    ) -> recommendation_pb2.ScoreItemsResponse:
+        deadline = deadline_of(context, self._default_deadline_ms)
+        revision = self._journal.revision
+        require(request.min_revision, epoch=self._journal.epoch, head=revision)
+        who = decode_subject(request.subject, self._histories, self._catalogue, self._release())
+        item_ids = check_ids(request.item_ids, "item_ids", ROWS_MAX, minimum=1)
+        scored, scores, skipped, answer = self._recommender.score(
+            who, item_ids, allow_stale=request.allow_stale, deadline=deadline
+        )
+        response = recommendation_pb2.ScoreItemsResponse(
+            item_ids=scored,
+            scores=scores,
+            skipped=[recommendation_pb2.SkippedItem(item_id=item_id, reason=_SKIPPED[reason]) for item_id, reason in skipped],
+            release_id=answer.release_id,
+            revision=to_token(self._journal.epoch, revision),
+            events_behind=answer.events_behind,
+            degraded=[common_pb2.DEGRADED_REASON_STALE_VECTOR] if answer.stale else [],
+            timings=_timings(answer),
+        )
+        if answer.computed_us is not None:
+            response.vector_computed_at.CopyFrom(to_timestamp(answer.computed_us))
+        return response
+
+    def FindSimilarItems(
+        self, request: recommendation_pb2.FindSimilarItemsRequest, context: grpc.ServicerContext
+    ) -> recommendation_pb2.FindSimilarItemsResponse:
+        deadline = deadline_of(context, self._default_deadline_ms)
+        item_id = check_id(request.item_id, "item_id")
+        limit = check_limit(request.limit)
+        excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
+        _check_attributes(request.attributes)
+        ranked = self._recommender.similar(item_id, limit, excluded, deadline)
+        return recommendation_pb2.FindSimilarItemsResponse(
+            item_ids=ranked.item_ids,
+            scores=ranked.scores,
+            attributes=self._attributes(ranked.item_ids, request.attributes),
+            release_id=ranked.answer.release_id,
+            timings=_timings(ranked.answer),
+        )
+
+    def SearchVectors(
+        self, request: recommendation_pb2.SearchVectorsRequest, context: grpc.ServicerContext
+    ) -> recommendation_pb2.SearchVectorsResponse:
+        deadline = deadline_of(context, self._default_deadline_ms)
+        release = self._release()
+        check_count(len(request.vectors), "vectors", _BATCH_MAX, minimum=1)
+        if request.HasField("release_id"):
+            check_release(request.release_id, release, "release_id")
+        limit = check_limit(request.limit)
+        excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
+        _check_attributes(request.attributes)
+        dim = release.bundle.manifest.dim
+        asks = [
+            Ask(check_vector(vector.values, f"vectors[{place}].values", dim), limit, excluded)
+            for place, vector in enumerate(request.vectors)
+        ]
+        futures = [self._recommender.start(ask, deadline) for ask in asks]
+        ranked = [
+            self._recommender.rank(ask, wait(future, deadline)) or self._recommender.recommend(ask, deadline)
+            for ask, future in zip(asks, futures, strict=True)
+        ]
+        results = [
+            recommendation_pb2.SearchVectorsResult(
+                item_ids=one.item_ids, scores=one.scores, attributes=self._attributes(one.item_ids, request.attributes)
+            )
+            for one in ranked
+        ]
+        return recommendation_pb2.SearchVectorsResponse(
+            results=results, release_id=ranked[0].answer.release_id, timings=_timings(ranked[0].answer)
+        )
+
+    def _decode(self, request: recommendation_pb2.RecommendRequest) -> Ask:
+        who = decode_subject(request.subject, self._histories, self._catalogue, self._release())
+        limit = check_limit(request.limit)
+        excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
+        _check_attributes(request.attributes)
+        require(request.min_revision, epoch=self._journal.epoch, head=self._journal.revision)
+        return Ask(who, limit, excluded, request.exclude_seen, request.allow_stale)
+
+    def _encode(self, ranked: Ranked, attributes: Sequence[str], revision: int) -> recommendation_pb2.RecommendResponse:
+        answer = ranked.answer
+        response = recommendation_pb2.RecommendResponse(
+            item_ids=ranked.item_ids,
+            scores=ranked.scores,
+            attributes=self._attributes(ranked.item_ids, attributes),
+            recommendation_id=ranked.recommendation_id,
+            release_id=answer.release_id,
+            revision=to_token(self._journal.epoch, revision),
+            events_behind=answer.events_behind,
+            degraded=[_DEGRADED[reason] for reason in ranked.degraded],
+            timings=_timings(answer),
+        )
+        if answer.computed_us is not None:
+            response.vector_computed_at.CopyFrom(to_timestamp(answer.computed_us))
+        return response
+
+    def _attributes(self, item_ids: Sequence[str], names: Sequence[str]) -> list[common_pb2.AttributeColumn]:
+        columns = [common_pb2.AttributeColumn(name=name) for name in names]
+        if columns:
+            for item_id in item_ids:
+                item = self._catalogue.get(item_id)
+                values = item.attribute_values(names) if item is not None else [None] * len(names)
+                for column, value in zip(columns, values, strict=True):
+                    column.values.append(to_wire(value))
+        return columns
+
+
+def _check_attributes(names: Sequence[str]) -> None:
+    check_count(len(names), "attributes", ATTRIBUTES_MAX)
+    for place, name in enumerate(names):
+        check_text(name, f"attributes[{place}]", 64, minimum=1)
+
+
+def _timings(answer: Answer) -> common_pb2.Timings:
+    return common_pb2.Timings(queue_us=answer.queue_us, encode_us=answer.encode_us, search_us=answer.search_us)

@@ -1,0 +1,49 @@
+"""Errors to gRPC statuses, in one place."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from towerbridge.v1 import common_pb2
+
+from server.errors import InvalidField, ServiceError
+
+_log = logging.getLogger(__name__)
+_INTERNAL = "an internal error; the server's log has the details"
+
+
+class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Ends a call with the status of the error that its handler raised.
+
+    Errors that callers may see carry their message; any other is logged whole and reaches the caller as INTERNAL.
+    """
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
+        handler = continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        inner = handler.unary_unary
+        method = handler_call_details.method
+
+        def guarded(request: Any, context: grpc.ServicerContext) -> Any:
+            try:
+                return inner(request, context)
+            except ServiceError as error:
+                context.abort(error.code, str(error))
+            except Exception:
+                _log.exception("%s failed", method)
+                context.abort(grpc.StatusCode.INTERNAL, _INTERNAL)
+
+        return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
+
+
+def row_error(error: ServiceError, field: str = "") -> common_pb2.RowError:
+    """One row's error, in the answer of a batch."""
+    if isinstance(error, InvalidField):
+        return common_pb2.RowError(code=error.code.value[0], field=error.field, message=error.problem)
+    return common_pb2.RowError(code=error.code.value[0], field=field, message=str(error))

@@ -1,0 +1,20 @@
+"""Times on the wire."""
+
+import math
+import time
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def deadline_of(context: grpc.ServicerContext, default_ms: int) -> float:
+    """When the caller's patience ends, in time.monotonic seconds."""
+    remaining = context.time_remaining()
+    if remaining is None or not math.isfinite(remaining) or remaining > 3600:
+        remaining = default_ms / 1000
+    return time.monotonic() + remaining
+
+
+def to_timestamp(us: int) -> Timestamp:
+    """Microseconds since 1970 as a Timestamp."""
+    return Timestamp(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1000)

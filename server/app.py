@@ -1,0 +1,199 @@
+"""The only place where objects are wired."""
+
+import gc
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import torch
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from towerbridge.v1 import (
+    event_pb2,
+    event_pb2_grpc,
+    item_pb2,
+    item_pb2_grpc,
+    recommendation_pb2,
+    recommendation_pb2_grpc,
+    release_pb2,
+    release_pb2_grpc,
+    user_pb2,
+    user_pb2_grpc,
+)
+
+from index.bundle import BundleError, read_bundle
+from server.api.events import EventServicer
+from server.api.items import ItemServicer
+from server.api.recommendations import RecommendationServicer
+from server.api.releases import ReleaseServicer
+from server.api.status import ErrorInterceptor
+from server.api.users import UserServicer
+from server.catalogue.changes import CatalogueChanges
+from server.catalogue.text_worker import TextWorker
+from server.config import TENANT, Config
+from server.engine.batch import BatchComputer
+from server.engine.engine import Engine
+from server.errors import StartupError
+from server.journal.database import open_journal
+from server.journal.writer import JournalWriter
+from server.recommend.flow import Recommender
+from server.releases.loading import load_views, seed_catalogue
+from server.releases.release import Release
+from server.users.histories import Histories, History
+from server.users.intake import EventIntake, now_us
+from server.users.vectors import Refresher
+
+_log = logging.getLogger(__name__)
+_SERVICES = tuple(
+    proto.DESCRIPTOR.services_by_name[name].full_name
+    for proto, name in (
+        (recommendation_pb2, "RecommendationService"),
+        (event_pb2, "EventService"),
+        (item_pb2, "ItemService"),
+        (user_pb2, "UserService"),
+        (release_pb2, "ReleaseService"),
+    )
+)
+
+
+class App:
+    """A loaded server. `start` serves, `stop` drains; between construction and `start` nothing listens.
+
+    Raises StartupError, with one line that says what to do, if it cannot be loaded.
+    """
+
+    def __init__(self, config: Config, *, clock_us: Callable[[], int] = now_us) -> None:
+        self._config = config
+        _check_device(config.engine.device)
+        torch.set_num_threads(config.engine.threads)
+        try:
+            bundle = read_bundle(config.bundle)
+        except BundleError as error:
+            raise StartupError(str(error)) from None
+        file = open_journal(config.data / TENANT)
+        self._texts = TextWorker(bundle.text_encoder) if bundle.text_encoder is not None else None
+        refresher = Refresher()
+        histories = Histories(
+            bundle.manifest.event_types, limit=config.users.max_history_events, unreferenced=self._unreferenced
+        )
+        seed_catalogue(file, bundle)
+        loaded = load_views(file, bundle, histories, self._texts, device=config.engine.device)
+        self.catalogue = loaded.catalogue
+        self.live = loaded.release
+        self._health = health.HealthServicer()
+        computer = BatchComputer(self._release, histories, refresher, clock_us=clock_us)
+        self._engine = Engine(
+            computer.answer,
+            background=computer.refresh if config.users.refresh else lambda: False,
+            max_batch=config.engine.max_batch,
+            on_death=self._not_serving,
+        )
+        self._journal = JournalWriter(file, max_group_rows=config.journal.max_group_rows, on_death=self._not_serving)
+        self._changes = CatalogueChanges(
+            self._journal, self.catalogue, histories, refresher, self._engine, self._release, self._texts
+        )
+        intake = EventIntake(self._journal, histories, self.catalogue, refresher, self._engine)
+        recommender = Recommender(histories, self.catalogue, self._engine, self._release)
+        self._server, self.port = self._listen()
+        journal, release = self._journal, self._release
+        recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
+            RecommendationServicer(recommender, histories, self.catalogue, journal, release, config), self._server
+        )
+        event_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(intake, journal, config, clock_us), self._server)
+        item_pb2_grpc.add_ItemServiceServicer_to_server(
+            ItemServicer(self._changes, self.catalogue, journal, release, config), self._server
+        )
+        user_pb2_grpc.add_UserServiceServicer_to_server(UserServicer(histories, self.catalogue, journal, release), self._server)
+        release_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseServicer(self.catalogue, release), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+
+    def start(self) -> None:
+        """Warms up and serves: health says SERVING when the first request would be as fast as any."""
+        _warm_up(self.live, self._texts)
+        self._engine.start()
+        self._journal.start()
+        # What was loaded lives as long as the server: a full collection that visits it would stop every request.
+        gc.collect()
+        gc.freeze()
+        self._server.start()
+        for service in ("", *_SERVICES):
+            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self) -> None:
+        """Drains: takes no new calls, ends those in flight, then writes and closes everything."""
+        self._not_serving()
+        self._server.stop(self._config.listen.drain_seconds).wait()
+        self._journal.close()
+        self._engine.close()
+        if self._texts is not None:
+            self._texts.close()
+
+    def describe(self) -> str:
+        """One line for people."""
+        release = self.live
+        return (
+            f"release {release.release_id}, {len(self.catalogue)} items, index {release.index.engine.kind} on {release.device}"
+        )
+
+    def _release(self) -> Release:
+        return self.live
+
+    def _unreferenced(self, ordinal: int) -> None:
+        self._changes.free(ordinal)
+
+    def _not_serving(self) -> None:
+        self._health.enter_graceful_shutdown()
+
+    def _listen(self) -> tuple[grpc.Server, int]:
+        listen = self._config.listen
+        server = grpc.server(
+            ThreadPoolExecutor(listen.workers, thread_name_prefix="rpc"),
+            interceptors=[ErrorInterceptor()],
+            maximum_concurrent_rpcs=listen.max_concurrent_rpcs,
+            options=[
+                ("grpc.max_receive_message_length", listen.max_message_bytes),
+                ("grpc.max_send_message_length", listen.max_message_bytes),
+                # Two servers on one port would share its connections silently.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        address = f"{listen.host}:{listen.port}"
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise StartupError(f"cannot listen on {address}; is another server running there? Choose another --port")
+        return server, port
+
+
+def _check_device(device: str) -> None:
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise StartupError(
+            f"engine.device is {device} but torch sees no CUDA device; install the driver and the gpu extra "
+            '(pip install ".[gpu]"), or use --device cpu'
+        )
+
+
+def _warm_up(release: Release, texts: TextWorker | None) -> None:
+    """Runs each computation once, so that no request pays for first calls."""
+    started = time.monotonic()
+    if texts is not None:
+        texts.encode(["warm up"])
+    ordinals = np.arange(min(len(release.bundle.item_ids), release.bundle.manifest.history_length or 0), dtype=np.int32)
+    history = History(
+        ordinals=ordinals + 1,
+        types=np.zeros(len(ordinals), dtype=np.int16),
+        times_us=np.arange(len(ordinals), dtype=np.int64),
+        positions=np.arange(len(ordinals), dtype=np.int64),
+        version=len(ordinals),
+    )
+    if release.has_user_tower and release.counts(history):
+        for batch in (1, 2, 4, 8):
+            vectors = release.encode([history] * batch)
+            release.index.search(torch.from_numpy(vectors).to(release.device), [10] * batch)
+    _log.info("warmed up in %.1f s", time.monotonic() - started)

@@ -1,0 +1,1 @@
+"""The items that can be recommended: a view of the journal."""

@@ -1,0 +1,158 @@
+"""Which items there are, what is known of them, and which may be returned."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.journal.items import StoredItem
+
+_WALK = 4096  # popular items looked at together
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueItem:
+    """A live item. Replaced whole when it changes, so that a reader sees one state."""
+
+    ordinal: int
+    item_id: str
+    text: str
+    categories: str  # JSON list of strings
+    attributes: str  # JSON object
+    available: bool
+    popularity: float
+    searchable: bool  # has a vector in the live release
+
+    def attribute_values(self, names: Sequence[str]) -> list[Any]:
+        """The JSON values of the attributes named, None where the item has none; "text" and "categories" count as such."""
+        values = json.loads(self.attributes) if any(name not in ("text", "categories") for name in names) else {}
+        if "text" in names:
+            values["text"] = self.text or None
+        if "categories" in names:
+            values["categories"] = json.loads(self.categories) or None
+        return [values.get(name) for name in names]
+
+
+class Catalogue:
+    """The live items by id, and by ordinal which of them may be returned.
+
+    The journal's writer thread changes it; other threads read it.
+    """
+
+    def __init__(self) -> None:
+        self._items: dict[str, CatalogueItem] = {}
+        self._ids: list[str] = []  # by ordinal
+        self._permitted: NDArray[np.bool_] = np.zeros(1024, dtype=bool)  # by ordinal: live and available
+        self._popularity_total = 0.0
+        self._by_popularity: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # ordinals, most popular first
+        self._newcomers: list[int] = []  # ordinals added since, without popularity
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def get(self, item_id: str) -> CatalogueItem | None:
+        """The item, if it is in the catalogue."""
+        return self._items.get(item_id)
+
+    def item_id(self, ordinal: int) -> str:
+        """The id of an item, live or removed."""
+        return self._ids[ordinal]
+
+    def ordinals(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
+        """Ordinals of those of the ids that are in the catalogue, in their order; unknown ids are left out: (<= n,) int64."""
+        found = (self._items.get(item_id) for item_id in item_ids)
+        return np.fromiter((item.ordinal for item in found if item is not None), dtype=np.int64)
+
+    def load(self, items: Iterable[CatalogueItem], ids: list[str]) -> None:
+        """Takes over the live items, and the ids of all ordinals, at start."""
+        self._ids = ids
+        self._reserve(len(ids))
+        for item in items:
+            self._items[item.item_id] = item
+            self._permitted[item.ordinal] = item.available
+        popularity = np.zeros(len(ids))  # (ordinals,) float64
+        for item in self._items.values():
+            popularity[item.ordinal] = item.popularity
+        self._popularity_total = float(popularity.sum())
+        self._by_popularity = np.argsort(-popularity, kind="stable")
+
+    def put(self, stored: StoredItem, *, searchable: bool) -> None:
+        """Adds or replaces an item."""
+        known = self._items.get(stored.content.item_id)
+        if stored.ordinal >= len(self._ids):
+            while len(self._ids) <= stored.ordinal:
+                self._ids.append("")
+            self._reserve(len(self._ids))
+            self._newcomers.append(stored.ordinal)
+        self._ids[stored.ordinal] = stored.content.item_id
+        popularity = known.popularity if known else stored.popularity
+        self._items[stored.content.item_id] = as_catalogue_item(stored, popularity=popularity, searchable=searchable)
+        self._permitted[stored.ordinal] = stored.available
+
+    def remove(self, item_id: str) -> int:
+        """Takes the item out and returns its ordinal; it must be there."""
+        item = self._items.pop(item_id)
+        self._permitted[item.ordinal] = False
+        return item.ordinal
+
+    def set_available(self, item_id: str, available: bool) -> int:
+        """Returns the item's ordinal; it must be there."""
+        item = self._items[item_id]
+        self._items[item_id] = replace(item, available=available)
+        self._permitted[item.ordinal] = available
+        return item.ordinal
+
+    def is_permitted(self, item_id: str) -> bool:
+        """Whether the item may be returned as a candidate now."""
+        item = self._items.get(item_id)
+        return item is not None and item.available
+
+    def searchable_count(self) -> int:
+        """How many items have a vector and are available."""
+        return sum(item.available and item.searchable for item in list(self._items.values()))
+
+    def popular(self, limit: int, exclude: NDArray[np.int64]) -> tuple[list[str], list[float]]:
+        """The most popular permitted items, most popular first: ids and their share of all events (0 to 1).
+
+        exclude: ordinals that must not be returned. Ties in the order of ordinals.
+        """
+        ranking = np.concatenate([self._by_popularity, np.array(self._newcomers, dtype=np.int64)])
+        excluded = np.unique(exclude)
+        ids: list[str] = []
+        shares: list[float] = []
+        for start in range(0, len(ranking), _WALK):
+            part = ranking[start : start + _WALK]
+            part = part[self._permitted[part]]
+            part = part[~np.isin(part, excluded)]
+            for ordinal in part.tolist():
+                item = self._items.get(self._ids[ordinal])
+                if item is not None and item.available:
+                    ids.append(item.item_id)
+                    shares.append(item.popularity / self._popularity_total if self._popularity_total else 0.0)
+                if len(ids) == limit:
+                    return ids, shares
+        return ids, shares
+
+    def _reserve(self, ordinals: int) -> None:
+        if ordinals > len(self._permitted):
+            grown = np.zeros(max(ordinals, 2 * len(self._permitted)), dtype=bool)
+            grown[: len(self._permitted)] = self._permitted
+            self._permitted = grown
+
+
+def as_catalogue_item(stored: StoredItem, *, popularity: float, searchable: bool) -> CatalogueItem:
+    """The catalogue's view of a stored item."""
+    content = stored.content
+    return CatalogueItem(
+        ordinal=stored.ordinal,
+        item_id=content.item_id,
+        text=content.text,
+        categories=content.categories,
+        attributes=content.attributes,
+        available=stored.available,
+        popularity=popularity,
+        searchable=searchable,
+    )

@@ -1,0 +1,142 @@
+"""Configuration: one frozen tree, read once at start.
+
+Later sources win: the defaults here, a YAML file (--config), environment variables (TOWERBRIDGE__SECTION__KEY), flags.
+`config.example.yaml` beside this file has every key with its default, unit and meaning.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from server.errors import StartupError
+
+TENANT = "default"
+"""The only tenant there is: a folder of the data directory, and all that it owns."""
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Listen(_Section):
+    """Where and how the server listens."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 50051
+    """0 takes any free port; the start-up line says which."""
+    workers: Positive = 16
+    """Threads that run RPC handlers; they mostly wait for the engine or the disk."""
+    max_concurrent_rpcs: Positive = 64
+    """RPCs in flight; the next one is answered RESOURCE_EXHAUSTED at once."""
+    max_message_bytes: Positive = 32 * 1024 * 1024
+    default_deadline_ms: Positive = 10_000
+    """For callers that set none."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """After SIGTERM, how long RPCs in flight may take to end."""
+
+
+class Journal(_Section):
+    """The record of everything acknowledged."""
+
+    max_event_age_days: Positive = 30
+    """RecordEvents refuses older events; `python -m server.journal import` takes any age."""
+    max_group_rows: Positive = 4096
+    """Rows committed by one fsync at most."""
+
+
+class Users(_Section):
+    """People's histories and vectors."""
+
+    max_history_events: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Newest events of a person held in memory: what exclude_seen sees. The tower reads fewer."""
+    refresh: bool = True
+    """Recompute vectors after events, in the background. They are always fresh before an answer, with or without."""
+
+
+class Engine(_Section):
+    """The one thread that computes vectors and searches."""
+
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    threads: Positive = 1
+    """Threads of one computation on the CPU."""
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Requests computed together at most."""
+
+
+class Config(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TOWERBRIDGE__",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        nested_model_default_partial_update=True,
+    )
+
+    bundle: Path
+    """The bundle to serve, as `python -m training fit` wrote it."""
+    data: Path
+    """The directory of the journal; made at first start."""
+    listen: Listen = Listen()
+    journal: Journal = Journal()
+    users: Users = Users()
+    engine: Engine = Engine()
+
+
+def load_config(file: Path | None, flags: dict[str, Any]) -> Config:
+    """Reads the tree from all sources; `flags` holds the set ones, nested as the tree is.
+
+    Raises StartupError with one line for an unreadable file, an unknown key or a bad value.
+    """
+    values = _read_yaml(file) if file else {}
+
+    class FromAllSources(Config):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (init_settings, env_settings, _Values(settings_cls, values))
+
+    try:
+        return FromAllSources(**flags)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise StartupError(f"configuration: {key}: {first['msg']} (see python -m server --help)") from None
+
+
+class _Values(PydanticBaseSettingsSource):
+    """A source of values that were read already."""
+
+    def __init__(self, settings_cls: type[BaseSettings], values: dict[str, Any]) -> None:
+        super().__init__(settings_cls)
+        self._values = values
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self._values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return self._values
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise StartupError(f"configuration: cannot read {file}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise StartupError(f"configuration: {file} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise StartupError(f"configuration: {file} must hold sections and keys, see server/config.example.yaml")
+    return values

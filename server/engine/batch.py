@@ -1,0 +1,171 @@
+"""One batch: fresh user vectors, then one search."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForPerson, ForVector, Query
+from server.errors import DeadlineExceeded, FailedPrecondition
+from server.releases.release import Release
+from server.users.histories import Histories, History
+from server.users.vectors import Refresher, UserVector
+
+_REPLY_SECONDS = 0.002  # kept of a deadline for building and sending the reply
+_REFRESH_AT_ONCE = 4  # people refreshed between two looks at the queue: about a millisecond
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A query on its way through a batch."""
+
+    query: Query
+    answer: Answer
+    history: History | None = None
+    vector: NDArray[np.float32] | None = None  # (D,)
+
+
+class BatchComputer:
+    """Answers batches of queries, each batch from exactly one release. Runs on the engine's thread."""
+
+    def __init__(
+        self,
+        release: Callable[[], Release],
+        histories: Histories,
+        refresher: Refresher,
+        *,
+        clock_us: Callable[[], int],
+    ) -> None:
+        self._release = release
+        self._histories = histories
+        self._refresher = refresher
+        self._clock_us = clock_us
+        self._encode_seconds = 0.0  # of a batch, smoothed
+
+    def answer(self, queries: list[Query]) -> None:
+        """Completes the future of every query."""
+        release = self._release()
+        started = time.monotonic()
+        asked = [self._ask(query, release, started) for query in queries]
+        self._find_vectors(asked, release)
+        encoded = time.monotonic()
+        self._search([one for one in asked if one.vector is not None and one.query.score is None], release)
+        self._score([one for one in asked if one.vector is not None and one.query.score is not None], release)
+        searched = time.monotonic()
+        for one in asked:
+            one.answer.encode_us = int((encoded - started) * 1e6)
+            one.answer.search_us = int((searched - encoded) * 1e6)
+            if not one.query.future.done():
+                one.query.future.set_result(one.answer)
+
+    def refresh(self) -> bool:
+        """Computes the vectors of a few people whose histories changed; False if there were none."""
+        keys = self._refresher.take(_REFRESH_AT_ONCE)
+        release = self._release()
+        if keys and release.has_user_tower:
+            stale = [key for key in keys if not _is_fresh(release.user_vectors.get(key), self._histories.get(key))]
+            self._encode_people([(key, self._histories.get(key)) for key in stale], release)
+        return bool(keys)
+
+    def _ask(self, query: Query, release: Release, started: float) -> _Asked:
+        answer = Answer(release.release_id, queue_us=int((started - query.arrived) * 1e6))
+        asked = _Asked(query, answer)
+        match query.subject:
+            case ForPerson(person_key):
+                asked.history = self._histories.get(person_key)
+            case ForHistory(history):
+                asked.history = history
+            case ForVector(vector):
+                asked.vector = vector
+            case ForItem(ordinal):
+                asked.vector = release.item_vector(ordinal)
+                if asked.vector is None:
+                    query.future.set_exception(FailedPrecondition("the item has no vector in the live release"))
+        if query.exclude_seen and asked.history is not None:
+            answer.seen = np.unique(asked.history.ordinals).astype(np.int64)
+        return asked
+
+    def _find_vectors(self, asked: list[_Asked], release: Release) -> None:
+        """Gives each subject with a history its fresh vector: the stored one, or one encoded in this batch."""
+        to_encode: list[tuple[_Asked, History]] = []
+        for one in asked:
+            if one.history is None:
+                continue
+            if not release.has_user_tower:
+                one.answer.fallback = Fallback.NO_USER_TOWER
+            elif isinstance(one.query.subject, ForPerson) and self._use_stored(one, one.query.subject, release, stale=False):
+                continue
+            elif not release.counts(one.history):
+                one.answer.fallback = Fallback.NO_HISTORY
+            elif self._in_time(one, release):
+                to_encode.append((one, one.history))
+        if not to_encode:
+            return
+        started = time.monotonic()
+        vectors = release.encode([history for _, history in to_encode])  # (B, D) float32
+        now_us = self._clock_us()
+        for (one, history), vector in zip(to_encode, vectors, strict=True):
+            one.vector = vector
+            one.answer.computed_us = now_us
+            if isinstance(one.query.subject, ForPerson):
+                release.user_vectors.put(one.query.subject.person_key, UserVector(vector, history.version, now_us))
+        self._encode_seconds += 0.2 * (time.monotonic() - started - self._encode_seconds)
+
+    def _use_stored(self, one: _Asked, subject: ForPerson, release: Release, *, stale: bool) -> bool:
+        stored = release.user_vectors.get(subject.person_key)
+        if one.history is None or stored is None or not (stale or _is_fresh(stored, one.history)):
+            return False
+        one.vector = stored.vector
+        one.answer.computed_us = stored.computed_us
+        one.answer.events_behind = one.history.version - stored.version
+        one.answer.stale = stale
+        return True
+
+    def _in_time(self, one: _Asked, release: Release) -> bool:
+        """Whether the vector can be encoded within the deadline; if not, answers without it or refuses."""
+        query = one.query
+        if time.monotonic() + self._encode_seconds + _REPLY_SECONDS <= query.deadline:
+            return True
+        if not query.allow_stale:
+            query.future.set_exception(
+                DeadlineExceeded("the vector could not be made fresh in time; give the call more time or set allow_stale")
+            )
+        elif not (isinstance(query.subject, ForPerson) and self._use_stored(one, query.subject, release, stale=True)):
+            one.answer.stale = True
+            one.answer.fallback = Fallback.TOO_LATE
+            one.answer.events_behind = one.history.version if one.history else 0
+        return False
+
+    def _encode_people(self, people: list[tuple[int, History]], release: Release) -> None:
+        people = [(key, history) for key, history in people if release.counts(history)]
+        if not people:
+            return
+        vectors = release.encode([history for _, history in people])
+        now_us = self._clock_us()
+        for (key, history), vector in zip(people, vectors, strict=True):
+            release.user_vectors.put(key, UserVector(vector, history.version, now_us))
+
+    def _search(self, asked: list[_Asked], release: Release) -> None:
+        if not asked:
+            return
+        exclude = [release.slots_of(np.concatenate([one.query.exclude, one.answer.seen])) for one in asked]
+        queries = _stack([one.vector for one in asked if one.vector is not None]).to(release.device)
+        found = release.index.search(queries, [one.query.limit for one in asked], exclude)
+        for one, candidates in zip(asked, found, strict=True):
+            one.answer.candidates = candidates
+
+    def _score(self, asked: Sequence[_Asked], release: Release) -> None:
+        for one in asked:
+            if one.query.score is not None and one.vector is not None:
+                one.answer.scores = release.score(one.vector, one.query.score)
+
+
+def _is_fresh(stored: UserVector | None, history: History) -> bool:
+    return stored is not None and stored.version == history.version
+
+
+def _stack(vectors: list[NDArray[np.float32]]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(vectors))  # (B, D) float32

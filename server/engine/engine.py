@@ -1,0 +1,167 @@
+"""The engine's thread."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from server.engine.query import Answer, Query
+from server.errors import DeadlineExceeded, Unavailable
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class _Call:
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+        self.future: Future[Any] = Future()
+
+
+class Engine:
+    """Owns the accelerator, the index and the towers: everything that touches them runs on its one thread.
+
+    Greedy batching: it never waits for more; a batch is what arrived while the one before was computed. Calls (changes of the
+    index) run before the queries of their batch, in the order of submission, so a query sees every change submitted before it.
+    Background work runs only when nothing else waits. If the thread dies every waiter fails and `on_death` is told.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[list[Query]], None],
+        *,
+        background: Callable[[], bool] = lambda: False,
+        max_batch: int = 64,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        """answer: completes the futures of a batch. background: does a little work; False if there was none."""
+        self._answer = answer
+        self._background = background
+        self._max_batch = max_batch
+        self._on_death = on_death
+        self._queries: deque[Query] = deque()
+        self._calls: deque[_Call] = deque()
+        self._poked = False
+        self._stopping = False
+        self._dead = False
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ask(self, query: Query) -> Future[Answer]:
+        """Queues a query."""
+        with self._wake:
+            self._refuse_if_over()
+            self._queries.append(query)
+            self._wake.notify()
+        return query.future
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Runs a function on the engine's thread, before any query that is submitted later."""
+        call = _Call(function)
+        with self._wake:
+            self._refuse_if_over()
+            self._calls.append(call)
+            self._wake.notify()
+        return call.future
+
+    def poke(self) -> None:
+        """There is background work."""
+        with self._wake:
+            self._poked = True
+            self._wake.notify()
+
+    def close(self) -> None:
+        """Finishes what is queued and stops."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _refuse_if_over(self) -> None:
+        if self._dead or self._stopping:
+            raise Unavailable("the engine has stopped; repeat the call on another server")
+
+    def _run(self) -> None:
+        calls: list[_Call] = []
+        queries: list[Query] = []
+        try:
+            while True:
+                calls, queries, idle = self._next()
+                if not calls and not queries and not idle:
+                    return
+                for call in calls:
+                    _run_call(call)
+                if queries:
+                    self._run_queries(queries)
+                if idle:
+                    self._run_background()
+        except BaseException:
+            _log.critical("the engine died; the server must be restarted", exc_info=True)
+            self._die([*calls, *queries])
+
+    def _next(self) -> tuple[list[_Call], list[Query], bool]:
+        """What is waiting; nothing at all means stop."""
+        with self._wake:
+            while not (self._calls or self._queries or self._poked or self._stopping):
+                self._wake.wait()
+            calls = list(self._calls)
+            self._calls.clear()
+            queries = [self._queries.popleft() for _ in range(min(len(self._queries), self._max_batch))]
+            idle = self._poked and not calls and not queries and not self._stopping
+            return calls, queries, idle
+
+    def _run_queries(self, queries: list[Query]) -> None:
+        now = time.monotonic()
+        wanted = []
+        for query in queries:
+            if not query.future.set_running_or_notify_cancel():
+                continue  # its caller is gone
+            if query.deadline <= now:
+                query.future.set_exception(DeadlineExceeded("the deadline passed while the request waited"))
+            else:
+                wanted.append(query)
+        if not wanted:
+            return
+        try:
+            self._answer(wanted)
+        except Exception as error:
+            _log.error("a batch of %d queries failed", len(wanted), exc_info=True)
+            for query in wanted:
+                if not query.future.done():
+                    query.future.set_exception(error)
+
+    def _run_background(self) -> None:
+        try:
+            more = self._background()
+        except Exception:
+            _log.error("background work failed", exc_info=True)
+            more = False
+        with self._wake:
+            self._poked = self._poked and more
+
+    def _die(self, taken: list[Any]) -> None:
+        with self._wake:
+            self._dead = True
+            waiting = [*taken, *self._calls, *self._queries]
+            self._calls.clear()
+            self._queries.clear()
+        for one in waiting:
+            if not one.future.done():
+                one.future.set_exception(Unavailable("the engine died; repeat the call on another server"))
+        self._on_death()
+
+
+def _run_call(call: _Call) -> None:
+    if not call.future.set_running_or_notify_cancel():
+        return
+    try:
+        call.future.set_result(call.function())
+    except Exception as error:
+        call.future.set_exception(error)

@@ -1,0 +1,79 @@
+"""What can be asked of the engine, and what comes back."""
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.items import Candidates
+from server.users.histories import History
+
+
+class ForPerson(NamedTuple):
+    """A person with recorded events; the history is read when the batch starts, so it is the freshest there is."""
+
+    person_key: int
+
+
+class ForHistory(NamedTuple):
+    """A history that came with the request."""
+
+    history: History
+
+
+class ForVector(NamedTuple):
+    """A vector that was computed elsewhere."""
+
+    vector: NDArray[np.float32]  # (D,) float32, unit length
+
+
+class ForItem(NamedTuple):
+    """An item of the catalogue; its own vector is the query."""
+
+    ordinal: int
+
+
+Subject = ForPerson | ForHistory | ForVector | ForItem
+
+
+class Fallback(Enum):
+    """Why there is no vector to search with."""
+
+    NO_HISTORY = "no history"
+    NO_USER_TOWER = "no user tower"
+    TOO_LATE = "no vector could be had in time, and a stale answer is allowed"
+
+
+@dataclass(slots=True)
+class Answer:
+    """The result of one query."""
+
+    release_id: str
+    candidates: Candidates | None = None  # of a search; None with a fallback
+    scores: NDArray[np.float32] | None = None  # (n,) float32 of `Query.score`, NaN for an item without vector
+    seen: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # ordinals ruled out as seen
+    fallback: Fallback | None = None
+    stale: bool = False
+    computed_us: int | None = None  # when the user vector was computed; None if it came with the request
+    events_behind: int = 0
+    queue_us: int = 0
+    encode_us: int = 0
+    search_us: int = 0
+
+
+@dataclass(slots=True)
+class Query:
+    """One question. Exactly one of `limit` and `score` is set."""
+
+    subject: Subject
+    deadline: float  # time.monotonic seconds
+    arrived: float  # time.monotonic seconds
+    limit: int = 0
+    exclude: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # ordinals
+    exclude_seen: bool = False
+    allow_stale: bool = False
+    score: NDArray[np.int64] | None = None  # ordinals to score
+    future: Future[Answer] = field(default_factory=Future)

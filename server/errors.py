@@ -1,0 +1,63 @@
+"""What can go wrong, each with the gRPC status that callers see.
+
+ServiceError
+├── InvalidField          INVALID_ARGUMENT      a field of the request is wrong; names it
+├── NotFound              NOT_FOUND             no such item or person
+├── AlreadyExists         ALREADY_EXISTS        the event_id is taken by another event
+├── FailedPrecondition    FAILED_PRECONDITION   not in this state: another release, another journal, no vector
+├── DeadlineExceeded      DEADLINE_EXCEEDED     not to be had in the time given
+├── Overloaded            RESOURCE_EXHAUSTED    try again later
+└── Unavailable           UNAVAILABLE           try another server: draining, or a part of this one has died
+StartupError                                    the server cannot start; one line says why and what to do
+"""
+
+import grpc
+
+
+class ServiceError(Exception):
+    """An error whose message is meant for the caller: what is wrong and what to do."""
+
+    code = grpc.StatusCode.INTERNAL
+
+
+class InvalidField(ServiceError):
+    """A field of the request is wrong. `field` names it, such as "events[3].item_id"."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+    def under(self, parent: str) -> "InvalidField":
+        """The same error for a field that lies inside `parent`."""
+        return InvalidField(f"{parent}.{self.field}", self.problem)
+
+
+class NotFound(ServiceError):
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class AlreadyExists(ServiceError):
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class FailedPrecondition(ServiceError):
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class DeadlineExceeded(ServiceError):
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Overloaded(ServiceError):
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class Unavailable(ServiceError):
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class StartupError(Exception):
+    """The server cannot start: one line that says why and what to do."""

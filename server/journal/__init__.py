@@ -1,0 +1,1 @@
+"""What must not be lost: events and the catalogue, in one SQLite file per tenant."""

@@ -1,0 +1,173 @@
+"""The one writer thread: group commit, then publication in commit order."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Generic, Protocol, TypeVar
+
+import apsw
+
+from server.errors import Unavailable
+from server.journal.database import JournalFile
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Transaction:
+    """What a write may do inside a transaction: run SQL and take positions in the journal's one sequence."""
+
+    def __init__(self, connection: apsw.Connection, head: int) -> None:
+        self._connection = connection
+        self.head = head
+
+    def execute(self, sql: str, values: tuple[Any, ...] = ()) -> apsw.Cursor:
+        return self._connection.execute(sql, values)
+
+    def next_position(self) -> int:
+        self.head += 1
+        return self.head
+
+
+class Write(Protocol[T_co]):
+    """Something to be written. `rows` is its weight in a group."""
+
+    rows: int
+
+    def commit(self, transaction: Transaction) -> None:
+        """Writes inside the transaction. It may be run again from the start, if the group's first attempt failed."""
+        ...
+
+    def publish(self) -> T_co:
+        """Applies what was committed to the in-memory views; called once, in commit order. It must not fail."""
+        ...
+
+
+class _Waiting(Generic[T]):
+    def __init__(self, write: Write[T]) -> None:
+        self.write = write
+        self.future: Future[T] = Future()
+
+
+class JournalWriter:
+    """Commits what is waiting as one transaction, as soon as the one before is done; nothing waits for a timer.
+
+    So a lone write costs one fsync, and under load a group shares one. Order: validate (the caller) -> commit -> publish to the
+    views -> complete the futures. `revision` is the last position whose effects the views show.
+    """
+
+    def __init__(self, file: JournalFile, *, max_group_rows: int = 4096, on_death: Callable[[], None] = lambda: None) -> None:
+        self._file = file
+        self._max_group_rows = max_group_rows
+        self._on_death = on_death
+        self._queue: deque[_Waiting[Any]] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._dead = False
+        self.epoch = file.epoch
+        self.revision = file.head
+        self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, write: Write[T]) -> Future[T]:
+        """Queues a write. The future ends after the commit is on disk and the views show it."""
+        waiting = _Waiting(write)
+        with self._wake:
+            if self._stopping or self._dead:
+                raise Unavailable("the journal takes no more writes: the server is stopping or its disk failed")
+            self._queue.append(waiting)
+            self._wake.notify()
+        return waiting.future
+
+    def close(self) -> None:
+        """Writes what is queued, stops the thread and closes the file."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._file.close()
+
+    def _run(self) -> None:
+        try:
+            while group := self._next_group():
+                self._write(group)
+        except BaseException:
+            _log.critical("the journal's writer died; the server must be restarted", exc_info=True)
+            self._die()
+
+    def _next_group(self) -> list[_Waiting[Any]]:
+        with self._wake:
+            while not self._queue and not self._stopping:
+                self._wake.wait()
+            group: list[_Waiting[Any]] = []
+            rows = 0
+            while self._queue and (not group or rows + self._queue[0].write.rows <= self._max_group_rows):
+                waiting = self._queue.popleft()
+                rows += waiting.write.rows
+                group.append(waiting)
+            return group
+
+    def _write(self, group: list[_Waiting[Any]]) -> None:
+        try:
+            self._commit(group)
+        except Exception as error:
+            if len(group) == 1:
+                _log.error("a write failed; nothing of it was kept", exc_info=True)
+                group[0].future.set_exception(_for_caller(error))
+                return
+            # One bad write must not fail its neighbours: each gets a transaction of its own.
+            for waiting in group:
+                self._write([waiting])
+            return
+        self._publish(group)
+
+    def _commit(self, group: list[_Waiting[Any]]) -> None:
+        connection = self._file.connection
+        transaction = Transaction(connection, self._file.head)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for waiting in group:
+                waiting.write.commit(transaction)
+            transaction.execute("UPDATE meta SET value = ? WHERE key = 'head'", (transaction.head,))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        self._file.head = transaction.head
+
+    def _publish(self, group: list[_Waiting[Any]]) -> None:
+        results: list[Any] = []
+        try:
+            results.extend(waiting.write.publish() for waiting in group)
+        except BaseException:
+            # On disk but not in the views: only a restart, which rebuilds them, can be trusted now.
+            for waiting in group:
+                waiting.future.set_exception(Unavailable("the server must be restarted; repeat the call then"))
+            raise
+        self.revision = self._file.head
+        for waiting, result in zip(group, results, strict=True):
+            waiting.future.set_result(result)
+
+    def _die(self) -> None:
+        with self._wake:
+            self._dead = True
+            waiting = list(self._queue)
+            self._queue.clear()
+        for one in waiting:
+            one.future.set_exception(Unavailable("the journal's writer died; the server must be restarted"))
+        self._on_death()
+
+
+def _for_caller(error: Exception) -> Exception:
+    if isinstance(error, apsw.FullError):
+        return Unavailable("the disk is full: nothing was written; free space and repeat the call")
+    if isinstance(error, apsw.IOError):
+        return Unavailable("the disk failed: nothing was written; repeat the call elsewhere")
+    return error

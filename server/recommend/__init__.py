@@ -1,0 +1,1 @@
+"""Ranked, permitted candidates."""

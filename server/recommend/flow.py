@@ -1,0 +1,212 @@
+"""The product in one flow: identify -> permit -> refresh -> search -> re-check -> rank -> reply."""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.catalogue.catalogue import Catalogue
+from server.engine.engine import Engine
+from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForPerson, ForVector, Query, Subject
+from server.errors import DeadlineExceeded, FailedPrecondition, NotFound
+from server.journal.events import Person
+from server.releases.release import Release
+from server.users.histories import Histories, History
+
+Who = Person | History | NDArray[np.float32]
+"""A person, a history that came with the request, or a (D,) float32 unit vector."""
+
+
+class Degraded(Enum):
+    """Why an answer is less than it could be."""
+
+    NO_HISTORY = "no history"
+    STALE_VECTOR = "stale vector"
+    NO_USER_TOWER = "no user tower"
+
+
+class Skip(Enum):
+    """Why an item was not scored."""
+
+    UNKNOWN_ITEM = "unknown item"
+    UNAVAILABLE = "unavailable"
+    NO_VECTOR = "no vector"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a caller wants for one subject."""
+
+    who: Who
+    limit: int
+    exclude_item_ids: Sequence[str] = ()
+    exclude_seen: bool = False
+    allow_stale: bool = False
+
+
+@dataclass(slots=True)
+class Ranked:
+    """Items, best first, with all that the answer says about itself."""
+
+    item_ids: list[str]
+    scores: list[float]  # parallel to item_ids
+    answer: Answer
+    degraded: list[Degraded]
+    recommendation_id: str
+
+
+class Recommender:
+    """Answers for one subject at a time, in two halves around the engine's work, so that the caller decides how to wait."""
+
+    def __init__(self, histories: Histories, catalogue: Catalogue, engine: Engine, release: Callable[[], Release]) -> None:
+        self._histories = histories
+        self._catalogue = catalogue
+        self._engine = engine
+        self._release = release
+
+    def recommend(self, ask: Ask, deadline: float) -> Ranked:
+        """The best permitted items. deadline: time.monotonic seconds.
+
+        Raises DeadlineExceeded if the subject's vector cannot be made fresh in time and the ask does not allow a stale one.
+        """
+        ranked = self.rank(ask, wait(self.start(ask, deadline), deadline))
+        if ranked is None:  # an item was withdrawn between search and re-check: once more, without it
+            ranked = self.rank(ask, wait(self.start(ask, deadline), deadline), final=True)
+        if ranked is None:
+            raise RuntimeError("the final ranking gave nothing")
+        return ranked
+
+    def start(self, ask: Ask, deadline: float) -> Future[Answer]:
+        """Identify and permit: turns the ask into a query for the engine, which refreshes and searches."""
+        return self._submit(
+            ask.who,
+            deadline,
+            limit=ask.limit,
+            exclude=self._catalogue.ordinals(ask.exclude_item_ids),
+            exclude_seen=ask.exclude_seen,
+            allow_stale=ask.allow_stale,
+        )
+
+    def rank(self, ask: Ask, answer: Answer, *, final: bool = False) -> Ranked | None:
+        """Re-check and rank. None if a candidate is no longer permitted, unless this is the final attempt."""
+        degraded = [Degraded.STALE_VECTOR] if answer.stale else []
+        if answer.candidates is None:
+            exclude = np.concatenate([self._catalogue.ordinals(ask.exclude_item_ids), answer.seen])
+            item_ids, scores = self._catalogue.popular(ask.limit, exclude)
+            if answer.fallback is not Fallback.TOO_LATE:
+                degraded.append(Degraded.NO_HISTORY if answer.fallback is Fallback.NO_HISTORY else Degraded.NO_USER_TOWER)
+        else:
+            item_ids, scores = answer.candidates.item_ids, answer.candidates.scores.tolist()
+            permitted = [self._catalogue.is_permitted(item_id) for item_id in item_ids]
+            if not all(permitted):
+                if not final:
+                    return None
+                item_ids = [item_id for item_id, good in zip(item_ids, permitted, strict=True) if good]
+                scores = [score for score, good in zip(scores, permitted, strict=True) if good]
+        return Ranked(item_ids, scores, answer, degraded, uuid.uuid4().hex)
+
+    def similar(self, item_id: str, limit: int, exclude_item_ids: Sequence[str], deadline: float) -> Ranked:
+        """The permitted items nearest to an item of the catalogue, without itself.
+
+        Raises NotFound, or FailedPrecondition if the item has no vector.
+        """
+        item = self._catalogue.get(item_id)
+        if item is None:
+            raise NotFound(f"item_id: no item {item_id!r} is in the catalogue")
+        ask = Ask(np.zeros(0, dtype=np.float32), limit, [*exclude_item_ids, item_id])
+        exclude = self._catalogue.ordinals(ask.exclude_item_ids)
+        for final in (False, True):
+            query = Query(ForItem(item.ordinal), deadline, time.monotonic(), limit=limit, exclude=exclude)
+            ranked = self.rank(ask, wait(self._engine.ask(query), deadline), final=final)
+            if ranked is not None:
+                return ranked
+        raise RuntimeError("the final ranking gave nothing")
+
+    def score(
+        self, who: Who, item_ids: Sequence[str], *, allow_stale: bool, deadline: float
+    ) -> tuple[list[str], list[float], list[tuple[str, Skip]], Answer]:
+        """Scores the permitted ones among the items, in their order; also says which were skipped, and why.
+
+        Raises FailedPrecondition if there is no vector to score with.
+        """
+        items = [(item_id, self._catalogue.get(item_id)) for item_id in item_ids]
+        ordinals = np.array([item.ordinal for _, item in items if item is not None], dtype=np.int64)
+        answer = wait(self._submit(who, deadline, score=ordinals, allow_stale=allow_stale), deadline)
+        if answer.scores is None:
+            raise FailedPrecondition(f"nothing to score with: {_WHY_NOT[answer.fallback or Fallback.NO_HISTORY]}")
+        scored: list[str] = []
+        scores: list[float] = []
+        skipped: list[tuple[str, Skip]] = []
+        values = iter(answer.scores.tolist())
+        for item_id, item in items:
+            score = next(values) if item is not None else float("nan")
+            now = self._catalogue.get(item_id) if item is not None else None  # the last check: it may have gone meanwhile
+            if now is None:
+                skipped.append((item_id, Skip.UNKNOWN_ITEM))
+            elif not now.available:
+                skipped.append((item_id, Skip.UNAVAILABLE))
+            elif score != score:
+                skipped.append((item_id, Skip.NO_VECTOR))
+            else:
+                scored.append(item_id)
+                scores.append(score)
+        return scored, scores, skipped, answer
+
+    def _submit(
+        self,
+        who: Who,
+        deadline: float,
+        *,
+        limit: int = 0,
+        exclude: NDArray[np.int64] | None = None,
+        exclude_seen: bool = False,
+        allow_stale: bool = False,
+        score: NDArray[np.int64] | None = None,
+    ) -> Future[Answer]:
+        subject = self._identify(who)
+        if subject is None:
+            nobody: Future[Answer] = Future()
+            release = self._release()
+            fallback = Fallback.NO_HISTORY if release.has_user_tower else Fallback.NO_USER_TOWER
+            nobody.set_result(Answer(release.release_id, fallback=fallback))
+            return nobody
+        return self._engine.ask(
+            Query(
+                subject,
+                deadline,
+                time.monotonic(),
+                limit=limit,
+                exclude=exclude if exclude is not None else np.zeros(0, dtype=np.int64),
+                exclude_seen=exclude_seen,
+                allow_stale=allow_stale,
+                score=score,
+            )
+        )
+
+    def _identify(self, who: Who) -> Subject | None:
+        """The subject for the engine; None for a person of whom nothing was ever recorded."""
+        if isinstance(who, Person):
+            key = self._histories.key(who)
+            return None if key is None else ForPerson(key)
+        return ForHistory(who) if isinstance(who, History) else ForVector(who)
+
+
+_WHY_NOT = {
+    Fallback.NO_HISTORY: "nothing that counts is known of the subject; record events first or send a history",
+    Fallback.NO_USER_TOWER: "the live release has no user tower; send a vector",
+    Fallback.TOO_LATE: "no vector could be computed in time; give the call more time",
+}
+
+
+def wait(future: Future[Answer], deadline: float) -> Answer:
+    """The engine's answer; raises DeadlineExceeded if it does not come in time."""
+    try:
+        return future.result(timeout=max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        future.cancel()
+        raise DeadlineExceeded("no answer within the deadline") from None

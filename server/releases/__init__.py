@@ -1,0 +1,1 @@
+"""From bundles to live releases: paired towers and index."""

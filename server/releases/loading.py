@@ -1,0 +1,126 @@
+"""Start: from a bundle and a journal to a catalogue, histories and a live release."""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.bundle import Bundle
+from server.catalogue.attributes import from_bundle, to_json
+from server.catalogue.catalogue import Catalogue, as_catalogue_item
+from server.catalogue.placement import Placement
+from server.catalogue.text_worker import TextWorker
+from server.journal.database import JournalFile
+from server.journal.events import load_events, load_people
+from server.journal.items import ItemContent, StoredItem, is_seeded, keep_embeddings, load_items, seed_items
+from server.releases.release import Release
+from server.users.histories import Histories
+
+_log = logging.getLogger(__name__)
+_TEXTS_AT_ONCE = 1024
+_OWN_COLUMNS = ("item_id", "text", "categories", "popularity")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The in-memory views of a journal, and the release that serves them."""
+
+    catalogue: Catalogue
+    histories: Histories
+    release: Release
+
+
+def seed_catalogue(file: JournalFile, bundle: Bundle) -> None:
+    """At first start only: the bundle's items become the catalogue. Later bundles bring vectors, never membership."""
+    if is_seeded(file.connection):
+        return
+    count = seed_items(file, _bundle_items(bundle))
+    _log.info("the catalogue was seeded with the bundle's %d items", count)
+
+
+def load_views(file: JournalFile, bundle: Bundle, histories: Histories, texts: TextWorker | None, *, device: str) -> Loaded:
+    """Rebuilds the views from the journal, and fills the release's index.
+
+    Items whose text this release's encoder has not read yet are encoded here, and their embeddings kept.
+    """
+    placement = Placement()
+    release = Release(bundle, placement, histories, device=device)
+    items = list(load_items(file.connection))
+    by_id = {item.content.item_id: item for item in items}
+
+    def ordinal_at(item_id: str, position: int) -> int:
+        # An event on an item that had been removed before waits for the item to come back.
+        item = by_id.get(item_id)
+        if item is None or (item.removed_at is not None and item.removed_at < position):
+            return -1
+        return item.ordinal
+
+    histories.load(load_people(file.connection), load_events(file.connection), ordinal_at)
+    placed = [item for item in items if item.removed_at is None or histories.references(item.ordinal)]
+    contents = _encode_texts(file, release, texts, placed)
+    has_vector, vectors = release.item_vectors.compute(contents)
+    _place(release, placed, has_vector, vectors)
+    catalogue = _catalogue(bundle, items, placed, has_vector)
+    _report(bundle, catalogue, by_id, histories)
+    return Loaded(catalogue, histories, release)
+
+
+def _bundle_items(bundle: Bundle) -> Iterator[tuple[ItemContent, float]]:
+    for row in bundle.items.to_pylist():
+        attributes = {name: value for name, value in row.items() if name not in _OWN_COLUMNS}
+        content = ItemContent(
+            item_id=row["item_id"],
+            text=row["text"],
+            categories=json.dumps(row["categories"], ensure_ascii=False),
+            attributes=to_json(from_bundle(attributes)),
+        )
+        yield content, row["popularity"]
+
+
+def _encode_texts(file: JournalFile, release: Release, worker: TextWorker | None, items: list[StoredItem]) -> list[ItemContent]:
+    """The contents of the items, with embeddings of those texts that only the text encoder can turn into vectors."""
+    contents = [item.content for item in items]
+    texts = [(place, text) for place, content in enumerate(contents) if (text := release.item_vectors.text_to_encode(content))]
+    if not texts or worker is None:
+        return contents
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        part = texts[start : start + _TEXTS_AT_ONCE]
+        _log.info("encoding the texts of items that the bundle did not see: %d of %d", start, len(texts))
+        embeddings = worker.encode([text for _, text in part])
+        for (place, _), embedding in zip(part, embeddings, strict=True):
+            contents[place] = release.item_vectors.with_embedding(contents[place], embedding)
+    keep_embeddings(file, [(items[place].ordinal, contents[place]) for place, _ in texts])
+    return contents
+
+
+def _place(release: Release, items: list[StoredItem], has_vector: NDArray[np.bool_], vectors: NDArray[np.float32]) -> None:
+    release.put_items([(item.ordinal, item.content.item_id, item.available) for item in items], has_vector, vectors)
+    release.withdraw_items([item.content.item_id for item in items if item.removed_at is not None])
+
+
+def _catalogue(bundle: Bundle, items: list[StoredItem], placed: list[StoredItem], has_vector: NDArray[np.bool_]) -> Catalogue:
+    popularity = dict(zip(bundle.item_ids, bundle.items.column("popularity").to_pylist(), strict=True))
+    ids = [""] * (max((item.ordinal for item in items), default=-1) + 1)
+    for item in items:
+        ids[item.ordinal] = item.content.item_id
+    live = [
+        as_catalogue_item(item, popularity=popularity.get(item.content.item_id, item.popularity), searchable=bool(searchable))
+        for item, searchable in zip(placed, has_vector, strict=True)
+        if item.removed_at is None
+    ]
+    catalogue = Catalogue()
+    catalogue.load(live, ids)
+    return catalogue
+
+
+def _report(bundle: Bundle, catalogue: Catalogue, by_id: dict[str, StoredItem], histories: Histories) -> None:
+    absent = sum(1 for item_id in bundle.item_ids if item_id not in by_id)
+    if absent:
+        _log.warning("%d of the bundle's items are not in the catalogue and stay out; UpsertItems adds them", absent)
+    without = sum(1 for item_id in by_id if (item := catalogue.get(item_id)) and not item.searchable)
+    if without:
+        _log.warning("%d items of the catalogue have no vector in this release and cannot be found", without)
+    _log.info("%d items, %d people", len(catalogue), len(histories))

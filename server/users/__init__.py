@@ -1,0 +1,1 @@
+"""People: their histories and vectors, views of the journal."""

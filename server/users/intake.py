@@ -1,0 +1,47 @@
+"""Events in: to the journal, then to the histories, then to the refresher."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from server.catalogue.catalogue import Catalogue
+from server.engine.engine import Engine
+from server.journal.events import Event, Outcome, Person, RecordEvents, Status, StoredEvent
+from server.journal.writer import JournalWriter
+from server.users.histories import Histories
+from server.users.vectors import Refresher
+
+
+class EventIntake:
+    """Makes events durable and visible, in this order."""
+
+    def __init__(
+        self, journal: JournalWriter, histories: Histories, catalogue: Catalogue, refresher: Refresher, engine: Engine
+    ) -> None:
+        self._journal = journal
+        self._histories = histories
+        self._catalogue = catalogue
+        self._refresher = refresher
+        self._engine = engine
+
+    def record(self, events: Sequence[Event], received_us: int) -> Future[list[Outcome]]:
+        """The outcomes, one for each event; the future ends when all of them are on disk and in the histories."""
+        return self._journal.submit(RecordEvents(events, received_us, self._publish))
+
+    def _publish(self, events: Sequence[tuple[StoredEvent, Person]]) -> list[Status]:
+        statuses = self._histories.add(events, self._ordinal)
+        for (event, _), status in zip(events, statuses, strict=True):
+            if status is Status.ACCEPTED:
+                self._refresher.mark(event.person_key)
+        if Status.ACCEPTED in statuses:
+            self._engine.poke()
+        return statuses
+
+    def _ordinal(self, item_id: str) -> int:
+        item = self._catalogue.get(item_id)
+        return item.ordinal if item is not None else -1
+
+
+def now_us() -> int:
+    """The clock: microseconds since 1970, UTC."""
+    return time.time_ns() // 1000

@@ -1,0 +1,55 @@
+"""People's vectors in one release's space, and whose should be computed anew."""
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class UserVector(NamedTuple):
+    """A vector and what it was made of."""
+
+    vector: NDArray[np.float32]  # (D,) float32, unit length
+    version: int  # of the history that it includes
+    computed_us: int  # microseconds since 1970, UTC
+
+
+class UserVectors:
+    """The last vector of each person. The engine's thread writes, any thread reads."""
+
+    def __init__(self) -> None:
+        self._vectors: dict[int, UserVector] = {}
+
+    def get(self, person_key: int) -> UserVector | None:
+        return self._vectors.get(person_key)
+
+    def put(self, person_key: int, vector: UserVector) -> None:
+        self._vectors[person_key] = vector
+
+
+class Refresher:
+    """People whose histories changed, the longest-waiting first, each once however many events came.
+
+    At most `capacity` wait; beyond it the oldest is forgotten, since a vector is made fresh before an answer anyway.
+    """
+
+    def __init__(self, capacity: int = 100_000) -> None:
+        self._capacity = capacity
+        self._dirty: dict[int, None] = {}  # in order of insertion
+        self._lock = threading.Lock()
+
+    def mark(self, person_key: int) -> None:
+        """The person's history changed."""
+        with self._lock:
+            self._dirty[person_key] = None
+            if len(self._dirty) > self._capacity:
+                del self._dirty[next(iter(self._dirty))]
+
+    def take(self, count: int) -> list[int]:
+        """Up to `count` people, who are no longer waiting then."""
+        with self._lock:
+            taken = [key for key, _ in zip(self._dirty, range(count), strict=False)]
+            for key in taken:
+                del self._dirty[key]
+            return taken
