@@ -99,9 +99,8 @@ class App:
         recommender = Recommender(histories, self.catalogue, self._engine, self._release)
         self._server, self.port = self._listen()
         journal, release = self._journal, self._release
-        recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
-            RecommendationServicer(recommender, histories, self.catalogue, journal, release, config), self._server
-        )
+        self.recommendations = RecommendationServicer(recommender, histories, self.catalogue, journal, release, config)
+        recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(self.recommendations, self._server)
         event_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(intake, journal, config, clock_us), self._server)
         item_pb2_grpc.add_ItemServiceServicer_to_server(
             ItemServicer(self._changes, self.catalogue, journal, release, config), self._server

@@ -1,6 +1,7 @@
 """RecommendationService."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 import grpc
 from towerbridge.v1 import common_pb2, recommendation_pb2, recommendation_pb2_grpc
@@ -74,7 +75,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         check_count(len(request.requests), "requests", _BATCH_MAX, minimum=1)
         deadline = deadline_of(context, self._default_deadline_ms)
         revision = self._journal.revision
-        started = []
+        started: list[tuple[Ask, Future[Answer]] | ServiceError] = []
         for row in request.requests:
             try:
                 ask = self._decode(row)

@@ -1,5 +1,7 @@
 """Errors to gRPC statuses, in one place."""
 
+from __future__ import annotations  # grpc's handler types take parameters in their stubs only
+
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +15,7 @@ _log = logging.getLogger(__name__)
 _INTERNAL = "an internal error; the server's log has the details"
 
 
-class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+class ErrorInterceptor(grpc.ServerInterceptor):
     """Ends a call with the status of the error that its handler raised.
 
     Errors that callers may see carry their message; any other is logged whole and reaches the caller as INTERNAL.
@@ -21,9 +23,9 @@ class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
 
     def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler | None:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler

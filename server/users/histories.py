@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.journal.events import Person, Status, StoredEvent
+
+Integer = TypeVar("Integer", bound=np.integer)
 
 
 class History(NamedTuple):
@@ -29,10 +31,13 @@ class History(NamedTuple):
         place = len(self.times_us)
         while place and (self.times_us[place - 1], self.positions[place - 1]) > (time_us, position):
             place -= 1
-        columns = (self.ordinals, self.types, self.times_us, self.positions)
-        values = (ordinal, type_code, time_us, position)
-        grown = [_inserted(column, place, value)[-limit:] for column, value in zip(columns, values, strict=True)]
-        return History(grown[0], grown[1], grown[2], grown[3], self.version + 1)
+        return History(
+            _inserted(self.ordinals, place, ordinal)[-limit:],
+            _inserted(self.types, place, type_code)[-limit:],
+            _inserted(self.times_us, place, time_us)[-limit:],
+            _inserted(self.positions, place, position)[-limit:],
+            self.version + 1,
+        )
 
 
 class _Waiting(NamedTuple):
@@ -170,7 +175,7 @@ class Histories:
         return self._references
 
 
-def _inserted(column: NDArray[np.int64], place: int, value: int) -> NDArray[np.int64]:
+def _inserted(column: NDArray[Integer], place: int, value: int) -> NDArray[Integer]:
     grown = np.empty(len(column) + 1, dtype=column.dtype)
     grown[:place] = column[:place]
     grown[place] = value

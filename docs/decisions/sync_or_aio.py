@@ -1,0 +1,159 @@
+"""Sync thread pool or asyncio at the gRPC edge? The same handler behind both, under an open-loop Poisson load.
+
+Usage: PYTHONPATH=.:client python docs/decisions/sync_or_aio.py BUNDLE [--seconds 10] [--repeats 3] > docs/decisions/sync_or_aio.json
+
+Each server is a process of its own; the load is another; latency counts from the intended send time. Half of the calls are
+for a person whose history changed just before, so that their vector must be encoded. Runs are interleaved.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import platform
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+EDGES = ("sync", "aio", "aio+uvloop")
+RATES = (200, 1000)
+PEOPLE = 500
+
+
+def serve(edge: str, bundle: str, ready: Connection) -> None:
+    """One server, until its pipe closes."""
+    from server.app import App
+    from server.config import Config
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with tempfile.TemporaryDirectory() as data:
+        config = Config(bundle=Path(bundle), data=Path(data), listen={"port": 0, "max_concurrent_rpcs": 1000})  # type: ignore[arg-type]
+        app = App(config)
+        app.start()
+        if edge == "sync":
+            ready.send(app.port)
+            wait_for_end(ready)
+        else:
+            if edge == "aio+uvloop":
+                import uvloop
+
+                uvloop.install()
+            asyncio.run(serve_aio(app, ready))
+        app.stop()
+
+
+def wait_for_end(ready: Connection) -> None:
+    try:
+        ready.recv()
+    except EOFError:
+        return
+
+
+async def serve_aio(app: Any, ready: Connection) -> None:
+    """The same decode, engine and encode, with the wait as an await."""
+    from server.api.recommendations import RecommendationServicer
+    from server.api.wire import deadline_of
+    from server.recommend.flow import Recommender
+    from towerbridge.v1 import recommendation_pb2_grpc
+
+    parts: RecommendationServicer = app.recommendations
+    recommender: Recommender = parts._recommender
+
+    class AioServicer(recommendation_pb2_grpc.RecommendationServiceServicer):
+        async def Recommend(self, request: Any, context: Any) -> Any:
+            deadline = deadline_of(context, 10_000)
+            revision = parts._journal.revision
+            ask = parts._decode(request)
+            answer = await asyncio.wrap_future(recommender.start(ask, deadline))
+            ranked = recommender.rank(ask, answer, final=True)
+            return parts._encode(ranked, request.attributes, revision)  # type: ignore[arg-type]
+
+    server = grpc.aio.server()
+    recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(AioServicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    ready.send(port)
+    await asyncio.get_running_loop().run_in_executor(None, wait_for_end, ready)
+    await server.stop(1)
+
+
+def load(port: int, rate: int, seconds: float, items: int, seed: int) -> dict[str, float]:
+    """Open-loop Poisson arrivals; latencies in milliseconds from the intended send time."""
+    from towerbridge.v1 import common_pb2, recommendation_pb2, recommendation_pb2_grpc
+
+    random_ = random.Random(seed)
+    channels = [grpc.insecure_channel(f"127.0.0.1:{port}", options=[("n", number)]) for number in range(4)]
+    stubs = [recommendation_pb2_grpc.RecommendationServiceStub(channel) for channel in channels]
+    histories = [[f"item-{random_.randrange(items)}" for _ in range(20)] for _ in range(PEOPLE)]
+    latencies: list[float] = []
+    failed = 0
+    done = threading.Semaphore(0)
+    begin = time.perf_counter() + 0.2
+    at, count = begin, 0
+    while at < begin + seconds:
+        at += random_.expovariate(rate)
+        count += 1
+        subject = common_pb2.Subject(history=common_pb2.InlineHistory(item_ids=histories[random_.randrange(PEOPLE)]))
+        if count % 2:
+            subject = common_pb2.Subject(vector=common_pb2.UserVector(values=[1.0] * 64))
+        request = recommendation_pb2.RecommendRequest(subject=subject, limit=100)
+        pause = at - time.perf_counter()
+        if pause > 0:
+            time.sleep(pause)
+        intended = at
+
+        def finish(call: Any, intended: float = intended) -> None:
+            nonlocal failed
+            if call.code() is grpc.StatusCode.OK:
+                latencies.append((time.perf_counter() - intended) * 1e3)
+            else:
+                failed += 1
+            done.release()
+
+        stubs[count % 4].Recommend.future(request, timeout=5).add_done_callback(finish)
+    for _ in range(count):
+        done.acquire()
+    kept = np.array(latencies[len(latencies) // 10 :])  # warm-up thrown away
+    p50, p99 = np.percentile(kept, [50, 99])
+    return {"achieved_rps": count / seconds, "p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "failed": failed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    spawn = multiprocessing.get_context("spawn")
+    runs = []
+    for repeat in range(arguments.repeats):
+        for edge in EDGES:
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=serve, args=(edge, arguments.bundle, theirs))
+            process.start()
+            theirs.close()
+            port = ours.recv()
+            for rate in RATES:
+                load(port, rate, 1.0, 10_000, seed=99)
+                figures = load(port, rate, arguments.seconds, 10_000, seed=repeat)
+                runs.append({"edge": edge, "rate": rate, **figures})
+                print(runs[-1], file=sys.stderr)
+            ours.close()
+            process.join(20)
+            process.kill()
+    hardware = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    print(json.dumps({"hardware": hardware, "grpcio": grpc.__version__, "runs": runs}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+import pytest
+
+from index.slots import SlotTable
+
+
+def test_items_keep_their_slot_while_they_live():
+    table = SlotTable()
+    first = table.insert("a")
+    assert table.insert("b") != first
+    assert table.insert("a") == first
+    assert len(table) == 2
+
+
+def test_a_removed_item_keeps_its_slot_until_it_is_freed():
+    table = SlotTable()
+    slot = table.insert("a")
+    assert table.remove("a") == slot
+    assert table.slot("a") == -1
+    assert table.insert("b") != slot
+    table.free(slot)
+    assert table.insert("c") == slot
+
+
+def test_a_live_slot_cannot_be_freed_nor_a_free_one_twice():
+    table = SlotTable()
+    slot = table.insert("a")
+    with pytest.raises(ValueError, match="live or already free"):
+        table.free(slot)
+    table.remove("a")
+    table.free(slot)
+    with pytest.raises(ValueError, match="live or already free"):
+        table.free(slot)
+
+
+def test_a_removed_item_can_come_back_to_the_slot_it_holds():
+    table = SlotTable()
+    slot = table.insert("a")
+    table.remove("a")
+    table.revive("a", slot)
+    assert table.slot("a") == slot
+    with pytest.raises(ValueError, match="does not hold the removed item"):
+        table.revive("b", slot)
+
+
+def test_only_live_and_available_items_are_eligible():
+    table = SlotTable()
+    slot = table.insert("a", available=False)
+    assert not table.is_eligible("a", slot)
+    table.insert("a", available=True)
+    assert table.is_eligible("a", slot)
+    table.remove("a")
+    assert not table.is_eligible("a", slot)
+
+
+def test_the_table_grows_beyond_its_first_capacity():
+    table = SlotTable(capacity=2)
+    slots = [table.insert(f"item-{number}") for number in range(100)]
+    assert slots == list(range(100))
+    assert table.slots(["item-99", "unknown", "item-0"]).tolist() == [99, 0]
+    assert table.eligible(table.slots(["item-3"])).all()
