@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import grpc
 import numpy as np
@@ -69,22 +70,32 @@ class App:
         self._config = config
         _check_device(config.engine.device)
         torch.set_num_threads(config.engine.threads)
+        with ExitStack() as opened:  # closed again if anything below fails
+            self._load(config, opened, clock_us)
+            self._server, self.port = self._listen()
+            self._add_services(config, clock_us)
+            self._opened = opened.pop_all()
+
+    def _load(self, config: Config, opened: ExitStack, clock_us: Callable[[], int]) -> None:
         try:
             bundle = read_bundle(config.bundle)
         except BundleError as error:
             raise StartupError(str(error)) from None
         file = open_journal(config.data / TENANT)
+        opened.callback(file.close)
         self._texts = TextWorker(bundle.text_encoder) if bundle.text_encoder is not None else None
-        refresher = Refresher()
-        histories = Histories(
+        if self._texts is not None:
+            opened.callback(self._texts.close)
+        self._refresher = Refresher()
+        self._histories = Histories(
             bundle.manifest.event_types, limit=config.users.max_history_events, unreferenced=self._unreferenced
         )
         seed_catalogue(file, bundle)
-        loaded = load_views(file, bundle, histories, self._texts, device=config.engine.device)
+        loaded = load_views(file, bundle, self._histories, self._texts, device=config.engine.device)
         self.catalogue = loaded.catalogue
         self.live = loaded.release
         self._health = health.HealthServicer()
-        computer = BatchComputer(self._release, histories, refresher, clock_us=clock_us)
+        computer = BatchComputer(self._release, self._histories, self._refresher, clock_us=clock_us)
         self._engine = Engine(
             computer.answer,
             background=computer.refresh if config.users.refresh else lambda: False,
@@ -93,22 +104,23 @@ class App:
         )
         self._journal = JournalWriter(file, max_group_rows=config.journal.max_group_rows, on_death=self._not_serving)
         self._changes = CatalogueChanges(
-            self._journal, self.catalogue, histories, refresher, self._engine, self._release, self._texts
+            self._journal, self.catalogue, self._histories, self._refresher, self._engine, self._release, self._texts
         )
-        intake = EventIntake(self._journal, histories, self.catalogue, refresher, self._engine)
-        recommender = Recommender(histories, self.catalogue, self._engine, self._release)
-        self._server, self.port = self._listen()
-        journal, release = self._journal, self._release
+
+    def _add_services(self, config: Config, clock_us: Callable[[], int]) -> None:
+        server, journal, release, histories = self._server, self._journal, self._release, self._histories
+        intake = EventIntake(journal, histories, self.catalogue, self._refresher, self._engine)
+        recommender = Recommender(histories, self.catalogue, self._engine, release)
         self.recommendations = RecommendationServicer(recommender, histories, self.catalogue, journal, release, config)
-        recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(self.recommendations, self._server)
-        event_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(intake, journal, config, clock_us), self._server)
+        recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(self.recommendations, server)
+        event_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(intake, journal, config, clock_us), server)
         item_pb2_grpc.add_ItemServiceServicer_to_server(
-            ItemServicer(self._changes, self.catalogue, journal, release, config), self._server
+            ItemServicer(self._changes, self.catalogue, journal, release, config), server
         )
-        user_pb2_grpc.add_UserServiceServicer_to_server(UserServicer(histories, self.catalogue, journal, release), self._server)
-        release_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseServicer(self.catalogue, release), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        user_pb2_grpc.add_UserServiceServicer_to_server(UserServicer(histories, self.catalogue, journal, release), server)
+        release_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseServicer(self.catalogue, release), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
 
     def start(self) -> None:
         """Warms up and serves: health says SERVING when the first request would be as fast as any."""
@@ -128,8 +140,7 @@ class App:
         self._server.stop(self._config.listen.drain_seconds).wait()
         self._journal.close()
         self._engine.close()
-        if self._texts is not None:
-            self._texts.close()
+        self._opened.close()
 
     def describe(self) -> str:
         """One line for people."""

@@ -85,13 +85,12 @@ class JournalWriter:
         return waiting.future
 
     def close(self) -> None:
-        """Writes what is queued, stops the thread and closes the file."""
+        """Writes what is queued and stops the thread; the file stays open."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join()
-        self._file.close()
 
     def _run(self) -> None:
         try:
