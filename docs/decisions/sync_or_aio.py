@@ -125,7 +125,7 @@ def load(port: int, rate: int, seconds: float, items: int, seed: int) -> dict[st
         done.acquire()
     kept = np.array(latencies[len(latencies) // 10 :])  # warm-up thrown away
     p50, p99 = np.percentile(kept, [50, 99])
-    return {"achieved_rps": count / seconds, "p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "failed": failed}
+    return {"achieved_rps": round(count / seconds, 1), "p50_ms": round(float(p50), 2), "p99_ms": round(float(p99), 2), "failed": failed}
 
 
 def main() -> None:

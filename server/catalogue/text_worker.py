@@ -80,9 +80,11 @@ def _serve(encoder: str, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle; the pipe's end ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from index.bundle.text import load_text_encoder
 
+    disable_progress_bar()  # of weights being loaded, over the server's log
     torch.set_num_threads(1)
     loaded = load_text_encoder(Path(encoder))
     while True:

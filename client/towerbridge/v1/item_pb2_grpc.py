@@ -70,7 +70,8 @@ class ItemServiceServicer(object):
     """
 
     def UpsertItems(self, request, context):
-        """Adds items or replaces them whole. An item is searchable when its row is acknowledged as such.
+        """Adds items or replaces them whole. An item is searchable when its row is acknowledged as such. A new item is available; an
+        item that is in the catalogue already keeps its availability.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,9 @@ class ItemServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ItemServiceAsyncStub: ...
     UpsertItems: _grpc.UnaryUnaryMultiCallable[_item_pb2.UpsertItemsRequest, _item_pb2.UpsertItemsResponse]
-    """Adds items or replaces them whole. An item is searchable when its row is acknowledged as such."""
+    """Adds items or replaces them whole. An item is searchable when its row is acknowledged as such. A new item is available; an
+    item that is in the catalogue already keeps its availability.
+    """
     RemoveItems: _grpc.UnaryUnaryMultiCallable[_item_pb2.RemoveItemsRequest, _item_pb2.RemoveItemsResponse]
     """Takes items out of the catalogue. They stay out when a newer bundle is loaded, until they are upserted again."""
     GetItems: _grpc.UnaryUnaryMultiCallable[_item_pb2.GetItemsRequest, _item_pb2.GetItemsResponse]
@@ -58,7 +60,9 @@ class ItemServiceAsyncStub(ItemServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     UpsertItems: _aio.UnaryUnaryMultiCallable[_item_pb2.UpsertItemsRequest, _item_pb2.UpsertItemsResponse]  # type: ignore[assignment]
-    """Adds items or replaces them whole. An item is searchable when its row is acknowledged as such."""
+    """Adds items or replaces them whole. An item is searchable when its row is acknowledged as such. A new item is available; an
+    item that is in the catalogue already keeps its availability.
+    """
     RemoveItems: _aio.UnaryUnaryMultiCallable[_item_pb2.RemoveItemsRequest, _item_pb2.RemoveItemsResponse]  # type: ignore[assignment]
     """Takes items out of the catalogue. They stay out when a newer bundle is loaded, until they are upserted again."""
     GetItems: _aio.UnaryUnaryMultiCallable[_item_pb2.GetItemsRequest, _item_pb2.GetItemsResponse]  # type: ignore[assignment]
@@ -80,7 +84,9 @@ class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _item_pb2.UpsertItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_item_pb2.UpsertItemsResponse, _abc.Awaitable[_item_pb2.UpsertItemsResponse]]:
-        """Adds items or replaces them whole. An item is searchable when its row is acknowledged as such."""
+        """Adds items or replaces them whole. An item is searchable when its row is acknowledged as such. A new item is available; an
+        item that is in the catalogue already keeps its availability.
+        """
 
     @_abc_1.abstractmethod
     def RemoveItems(

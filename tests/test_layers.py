@@ -1,0 +1,47 @@
+"""Imports point one way, and nothing else may creep in."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("client", "index", "training", "server", "bench")
+ALLOWED = {
+    "client": {"towerbridge"},
+    "index": {"index"},
+    "training": {"training", "index"},
+    "server": {"server", "index", "towerbridge.v1"},
+    "bench": {"bench", "index", "towerbridge"},
+}
+OURS = {"towerbridge", "index", "training", "server", "bench", "tests"}
+
+
+def imports(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return {name for name in names if name.partition(".")[0] in OURS}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_the_rooms_below_it(room: str):
+    files = [file for file in (ROOT / room).rglob("*.py") if not file.name.endswith(("_pb2.py", "_pb2_grpc.py"))]
+    assert files
+    for file in files:
+        for name in imports(file):
+            assert any(name == allowed or name.startswith(f"{allowed}.") for allowed in ALLOWED[room]), f"{file}: {name}"
+
+
+def test_a_breach_would_be_seen(tmp_path: Path):
+    file = tmp_path / "breach.py"
+    file.write_text("def late():\n    from training.fit import fit\n    import numpy\n", encoding="utf-8")
+    assert imports(file) == {"training.fit"}
+
+
+def test_the_protos_folder_holds_the_contract_and_nothing_else():
+    names = {path.relative_to(ROOT / "protos").as_posix() for path in (ROOT / "protos").rglob("*") if path.is_file()}
+    assert all(name == "generate.sh" or (name.startswith("towerbridge/v1/") and name.endswith(".proto")) for name in names)
