@@ -34,6 +34,7 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             raise ServerError("the server did not stop within a minute and was killed") from None
+        self._close()
         if status:
             raise ServerError(f"the server left with status {status}")
 
@@ -41,6 +42,11 @@ class ServerProcess:
         """Ends the process at once (SIGKILL), as a crash would."""
         self._process.kill()
         self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
 
 @contextmanager
