@@ -1,7 +1,7 @@
 """Histories against a plain model, in any order of events, arrivals and removals; and against a rebuild from zero."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,8 +83,8 @@ class Model:
         return ORDINALS[item] if self.removed_at.get(item, position) >= position else -1
 
 
-def rebuilt(model: Model) -> Histories:
-    histories = Histories(TYPES, limit=model.limit)
+def rebuilt(model: Model, unreferenced: Callable[[int], None] = lambda ordinal: None) -> Histories:
+    histories = Histories(TYPES, limit=model.limit, unreferenced=unreferenced)
     histories.load(model.known_people(), (event for event, _ in model.events), model.ordinal_at)
     return histories
 
@@ -150,8 +150,7 @@ class HistoriesMachine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         """What was rebuilt goes on as if nothing had happened."""
-        self.histories = rebuilt(self.model)
-        self.histories._unreferenced = self.told.append
+        self.histories = rebuilt(self.model, self.told.append)
 
     def _ordinal(self, item: str) -> int:
         return ORDINALS[item] if item in self.model.live else -1
