@@ -46,9 +46,11 @@ class Catalogue:
         self._items: dict[str, CatalogueItem] = {}
         self._ids: list[str] = []  # by ordinal
         self._permitted: NDArray[np.bool_] = np.zeros(1024, dtype=bool)  # by ordinal: live and available
+        self._searchable: NDArray[np.bool_] = np.zeros(1024, dtype=bool)  # by ordinal: has a vector
         self._popularity_total = 0.0
-        self._by_popularity: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # ordinals, most popular first
-        self._newcomers: list[int] = []  # ordinals added since, without popularity
+        # Ordinals, most popular first; those that came in since the start follow, as they have no popularity.
+        self._ranking: NDArray[np.int64] = np.zeros(1024, dtype=np.int64)
+        self._ranked = 0
 
     def __len__(self) -> int:
         return len(self._items)
@@ -73,11 +75,13 @@ class Catalogue:
         for item in items:
             self._items[item.item_id] = item
             self._permitted[item.ordinal] = item.available
+            self._searchable[item.ordinal] = item.searchable
         popularity = np.zeros(len(ids))  # (ordinals,) float64
         for item in self._items.values():
             popularity[item.ordinal] = item.popularity
         self._popularity_total = float(popularity.sum())
-        self._by_popularity = np.argsort(-popularity, kind="stable")
+        self._ranking[: len(ids)] = np.argsort(-popularity, kind="stable")
+        self._ranked = len(ids)
 
     def put(self, stored: StoredItem, *, searchable: bool) -> None:
         """Adds or replaces an item."""
@@ -86,10 +90,12 @@ class Catalogue:
             while len(self._ids) <= stored.ordinal:
                 self._ids.append("")
             self._reserve(len(self._ids))
-            self._newcomers.append(stored.ordinal)
+            self._ranking[self._ranked] = stored.ordinal
+            self._ranked += 1
         self._ids[stored.ordinal] = stored.content.item_id
         popularity = known.popularity if known else stored.popularity
         self._items[stored.content.item_id] = as_catalogue_item(stored, popularity=popularity, searchable=searchable)
+        self._searchable[stored.ordinal] = searchable
         self._permitted[stored.ordinal] = stored.available
 
     def remove(self, item_id: str) -> int:
@@ -112,14 +118,14 @@ class Catalogue:
 
     def searchable_count(self) -> int:
         """How many items have a vector and are available."""
-        return sum(item.available and item.searchable for item in list(self._items.values()))
+        return int(np.count_nonzero(self._permitted & self._searchable))
 
     def popular(self, limit: int, exclude: NDArray[np.int64]) -> tuple[list[str], list[float]]:
         """The most popular permitted items, most popular first: ids and their share of all events (0 to 1).
 
         exclude: ordinals that must not be returned. Ties in the order of ordinals.
         """
-        ranking = np.concatenate([self._by_popularity, np.array(self._newcomers, dtype=np.int64)])
+        ranking = self._ranking[: self._ranked]
         excluded = np.unique(exclude)
         ids: list[str] = []
         shares: list[float] = []
@@ -138,9 +144,10 @@ class Catalogue:
 
     def _reserve(self, ordinals: int) -> None:
         if ordinals > len(self._permitted):
-            grown = np.zeros(max(ordinals, 2 * len(self._permitted)), dtype=bool)
-            grown[: len(self._permitted)] = self._permitted
-            self._permitted = grown
+            added = max(ordinals, 2 * len(self._permitted)) - len(self._permitted)
+            self._searchable = np.pad(self._searchable, (0, added))
+            self._ranking = np.pad(self._ranking, (0, added))
+            self._permitted = np.pad(self._permitted, (0, added))
 
 
 def as_catalogue_item(stored: StoredItem, *, popularity: float, searchable: bool) -> CatalogueItem:

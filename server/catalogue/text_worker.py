@@ -84,7 +84,7 @@ def _serve(encoder: str, connection: Connection) -> None:
 
     from index.bundle.text import load_text_encoder
 
-    disable_progress_bar()  # of weights being loaded, over the server's log
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # it would write over the server's log
     torch.set_num_threads(1)
     loaded = load_text_encoder(Path(encoder))
     while True:
