@@ -59,7 +59,9 @@ def test_readmes_own_data_walkthrough_runs_as_written(tmp_path: Path):
 
 def test_readmes_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(blocks("README.md", "sh")) + (ROOT / "CONTRIBUTING.md").read_text()))
+    targets = set(
+        re.findall(r"\bmake ([a-z-]+)", "\n".join(blocks("README.md", "sh")) + (ROOT / "CONTRIBUTING.md").read_text())
+    )
     assert {"demo", "test"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), target

@@ -39,6 +39,8 @@ def test_the_wheel_holds_the_whole_client(wheel: zipfile.ZipFile):
 def test_the_wheel_needs_only_grpc_and_protobuf(wheel: zipfile.ZipFile):
     [metadata] = [name for name in wheel.namelist() if name.endswith("METADATA")]
     lines = wheel.read(metadata).decode().splitlines()
-    required = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist") and "extra" not in line]
+    required = [
+        line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist") and "extra" not in line
+    ]
     assert sorted(line.split(">")[0] for line in required) == ["grpcio", "protobuf"]
     assert "License-Expression: Apache-2.0" in lines

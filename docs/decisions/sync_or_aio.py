@@ -1,6 +1,7 @@
 """Sync thread pool or asyncio at the gRPC edge? The same handler behind both, under an open-loop Poisson load.
 
-Usage: PYTHONPATH=.:client python docs/decisions/sync_or_aio.py BUNDLE [--seconds 10] [--repeats 3] > docs/decisions/sync_or_aio.json
+Usage (uvloop installed): python docs/decisions/sync_or_aio.py BUNDLE [--seconds 10] [--repeats 3] > sync_or_aio.json
+BUNDLE has items named item-0 to item-9999, 64 components: tests.tiny.write_tiny_bundle(path, 10000, 64, history_length=50).
 
 Each server is a process of its own; the load is another; latency counts from the intended send time. Half of the calls are
 for a person whose history changed just before, so that their vector must be encoded. Runs are interleaved.
@@ -25,7 +26,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-EDGES = ("sync", "aio", "aio+uvloop")
+EDGES = ("sync", "aio", "aio+uvloop", "sync, switch 0.2 ms", "aio+uvloop, switch 0.2 ms")
 RATES = (200, 1000)
 PEOPLE = 500
 
@@ -40,6 +41,9 @@ def serve(edge: str, bundle: str, ready: Connection) -> None:
         config = Config(bundle=Path(bundle), data=Path(data), listen={"port": 0, "max_concurrent_rpcs": 1000})  # type: ignore[arg-type]
         app = App(config)
         app.start()
+        edge, _, switch = edge.partition(", switch ")
+        if switch:  # how long a thread may hold the interpreter's lock while others wait; 5 ms by default
+            sys.setswitchinterval(float(switch.removesuffix(" ms")) / 1e3)
         if edge == "sync":
             ready.send(app.port)
             wait_for_end(ready)
@@ -61,10 +65,11 @@ def wait_for_end(ready: Connection) -> None:
 
 async def serve_aio(app: Any, ready: Connection) -> None:
     """The same decode, engine and encode, with the wait as an await."""
+    from towerbridge.v1 import recommendation_pb2_grpc
+
     from server.api.recommendations import RecommendationServicer
     from server.api.wire import deadline_of
     from server.recommend.flow import Recommender
-    from towerbridge.v1 import recommendation_pb2_grpc
 
     parts: RecommendationServicer = app.recommendations
     recommender: Recommender = parts._recommender
@@ -125,7 +130,12 @@ def load(port: int, rate: int, seconds: float, items: int, seed: int) -> dict[st
         done.acquire()
     kept = np.array(latencies[len(latencies) // 10 :])  # warm-up thrown away
     p50, p99 = np.percentile(kept, [50, 99])
-    return {"achieved_rps": round(count / seconds, 1), "p50_ms": round(float(p50), 2), "p99_ms": round(float(p99), 2), "failed": failed}
+    return {
+        "achieved_rps": round(count / seconds, 1),
+        "p50_ms": round(float(p50), 2),
+        "p99_ms": round(float(p99), 2),
+        "failed": failed,
+    }
 
 
 def main() -> None:
@@ -133,11 +143,12 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--edges", nargs="+", default=EDGES, choices=EDGES)
     arguments = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     runs = []
     for repeat in range(arguments.repeats):
-        for edge in EDGES:
+        for edge in arguments.edges:
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=serve, args=(edge, arguments.bundle, theirs))
             process.start()

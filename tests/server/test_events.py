@@ -7,7 +7,7 @@ import towerbridge
 from google.protobuf.timestamp_pb2 import Timestamp
 from towerbridge import v1
 
-from tests.server.conftest import NOW_US, Served, Serve
+from tests.server.conftest import NOW_US, Serve, Served
 
 NOW = datetime.fromtimestamp(NOW_US / 1e6, tz=UTC)
 
@@ -95,7 +95,8 @@ def test_a_repeat_without_a_time_is_the_same_event_later(shared: Served):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"item_id": "item-2"}, {"type": "cart"}, {"visitor_id": "x"}, {"user_id": "someone"}, {"occurred_at": stamp(NOW_US)}]
+    "changes",
+    [{"item_id": "item-2"}, {"type": "cart"}, {"visitor_id": "x"}, {"user_id": "someone"}, {"occurred_at": stamp(NOW_US)}],
 )
 def test_an_event_id_cannot_be_taken_over_by_other_content(shared: Served, changes: dict[str, object]):
     shared.client.record_events([good("taken")])

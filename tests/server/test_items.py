@@ -9,7 +9,7 @@ import towerbridge
 from towerbridge import v1
 
 from index.bundle import Bundle, load_text_encoder, read_bundle
-from tests.server.conftest import Served, Serve
+from tests.server.conftest import Serve, Served
 from tests.tiny import write_tiny_bundle
 
 
@@ -41,7 +41,9 @@ def test_an_item_with_only_text_is_found_at_once_by_a_matching_user(serve: Serve
     assert "brand new" in after.item_ids
     bundle = read_bundle(text_bundle_path)
     encoded = load_text_encoder(text_bundle_path / "text_encoder").encode([red_shoes.item.text])
-    vector = bundle.encode_items(encoded, np.zeros((1, bundle.manifest.category_slots), np.int64), np.zeros((1, 8), np.float32))[0]
+    vector = bundle.encode_items(
+        encoded, np.zeros((1, bundle.manifest.category_slots), np.int64), np.zeros((1, 8), np.float32)
+    )[0]
     assert similar(served, vector)[0] == "brand new"
 
 

@@ -9,7 +9,7 @@ import towerbridge
 from towerbridge import v1
 
 from index.bundle import Bundle
-from tests.server.conftest import NOW_US, Served, Serve, offline_vector
+from tests.server.conftest import NOW_US, Serve, Served, offline_vector
 
 
 def at(us: int) -> datetime:

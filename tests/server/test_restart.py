@@ -173,5 +173,3 @@ def test_a_newer_or_damaged_or_foreign_journal_is_refused(bundle_path: Path, tmp
     connection.close()
     with pytest.raises(StartupError, match="newer Towerbridge"):
         start(bundle_path, tmp_path / "data")
-
-
