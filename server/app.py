@@ -4,14 +4,11 @@ import gc
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import grpc
 import numpy as np
 import torch
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from towerbridge.v1 import (
     event_pb2,
     event_pb2_grpc,
@@ -26,11 +23,11 @@ from towerbridge.v1 import (
 )
 
 from index.bundle import BundleError, read_bundle
+from server.api.edge import Edge
 from server.api.events import EventServicer
 from server.api.items import ItemServicer
 from server.api.recommendations import RecommendationServicer
 from server.api.releases import ReleaseServicer
-from server.api.status import ErrorInterceptor
 from server.api.users import UserServicer
 from server.catalogue.changes import CatalogueChanges
 from server.catalogue.text_worker import TextWorker
@@ -68,15 +65,16 @@ class App:
 
     def __init__(self, config: Config, *, clock_us: Callable[[], int] = now_us) -> None:
         self._config = config
+        self._clock_us = clock_us
         _check_device(config.engine.device)
         torch.set_num_threads(config.engine.threads)
         with ExitStack() as opened:  # closed again if anything below fails
-            self._load(config, opened, clock_us)
-            self._server, self.port = self._listen()
-            self._add_services(config, clock_us)
+            self._load(config, opened)
+            self._edge = Edge(config.listen, self._register, _SERVICES)
+            self.port = self._edge.port
             self._opened = opened.pop_all()
 
-    def _load(self, config: Config, opened: ExitStack, clock_us: Callable[[], int]) -> None:
+    def _load(self, config: Config, opened: ExitStack) -> None:
         try:
             bundle = read_bundle(config.bundle)
         except BundleError as error:
@@ -94,8 +92,7 @@ class App:
         loaded = load_views(file, bundle, self._histories, self._texts, device=config.engine.device)
         self.catalogue = loaded.catalogue
         self.live = loaded.release
-        self._health = health.HealthServicer()
-        computer = BatchComputer(self._release, self._histories, self._refresher, clock_us=clock_us)
+        computer = BatchComputer(self._release, self._histories, self._refresher, clock_us=self._clock_us)
         self._engine = Engine(
             computer.answer,
             background=computer.refresh if config.users.refresh else lambda: False,
@@ -107,20 +104,19 @@ class App:
             self._journal, self.catalogue, self._histories, self._refresher, self._engine, self._release, self._texts
         )
 
-    def _add_services(self, config: Config, clock_us: Callable[[], int]) -> None:
-        server, journal, release, histories = self._server, self._journal, self._release, self._histories
+    def _register(self, server: grpc.aio.Server) -> None:
+        config, journal, release, histories = self._config, self._journal, self._release, self._histories
         intake = EventIntake(journal, histories, self.catalogue, self._refresher, self._engine)
         recommender = Recommender(histories, self.catalogue, self._engine, release)
-        self.recommendations = RecommendationServicer(recommender, histories, self.catalogue, journal, release, config)
-        recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(self.recommendations, server)
-        event_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(intake, journal, config, clock_us), server)
+        recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
+            RecommendationServicer(recommender, histories, self.catalogue, journal, release, config), server
+        )
+        event_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(intake, journal, config, self._clock_us), server)
         item_pb2_grpc.add_ItemServiceServicer_to_server(
             ItemServicer(self._changes, self.catalogue, journal, release, config), server
         )
         user_pb2_grpc.add_UserServiceServicer_to_server(UserServicer(histories, self.catalogue, journal, release), server)
         release_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseServicer(self.catalogue, release), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
 
     def start(self) -> None:
         """Warms up and serves: health says SERVING when the first request would be as fast as any."""
@@ -130,14 +126,11 @@ class App:
         # What was loaded lives as long as the server: a full collection that visits it would stop every request.
         gc.collect()
         gc.freeze()
-        self._server.start()
-        for service in ("", *_SERVICES):
-            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._edge.start()
 
     def stop(self) -> None:
         """Drains: takes no new calls, ends those in flight, then writes and closes everything."""
-        self._not_serving()
-        self._server.stop(self._config.listen.drain_seconds).wait()
+        self._edge.stop()
         self._journal.close()
         self._engine.close()
         self._opened.close()
@@ -156,29 +149,7 @@ class App:
         self._changes.free(ordinal)
 
     def _not_serving(self) -> None:
-        self._health.enter_graceful_shutdown()
-
-    def _listen(self) -> tuple[grpc.Server, int]:
-        listen = self._config.listen
-        server = grpc.server(
-            ThreadPoolExecutor(listen.workers, thread_name_prefix="rpc"),
-            interceptors=[ErrorInterceptor()],
-            maximum_concurrent_rpcs=listen.max_concurrent_rpcs,
-            options=[
-                ("grpc.max_receive_message_length", listen.max_message_bytes),
-                ("grpc.max_send_message_length", listen.max_message_bytes),
-                # Two servers on one port would share its connections silently.
-                ("grpc.so_reuseport", 0),
-            ],
-        )
-        address = f"{listen.host}:{listen.port}"
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError:
-            port = 0
-        if not port:
-            raise StartupError(f"cannot listen on {address}; is another server running there? Choose another --port")
-        return server, port
+        self._edge.not_serving()
 
 
 def _check_device(device: str) -> None:

@@ -29,9 +29,7 @@ class Listen(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
     """0 takes any free port; the start-up line says which."""
-    workers: Positive = 16
-    """Threads that run RPC handlers; they mostly wait for the engine or the disk."""
-    max_concurrent_rpcs: Positive = 64
+    max_concurrent_rpcs: Positive = 256
     """RPCs in flight; the next one is answered RESOURCE_EXHAUSTED at once."""
     max_message_bytes: Positive = 32 * 1024 * 1024
     default_deadline_ms: Positive = 10_000

@@ -1,6 +1,6 @@
 """Sync thread pool or asyncio at the gRPC edge? The same handler behind both, under an open-loop Poisson load.
 
-Usage (uvloop installed): python docs/decisions/sync_or_aio.py BUNDLE [--seconds 10] [--repeats 3] > sync_or_aio.json
+Usage (from the checkout): python docs/decisions/sync_or_aio.py BUNDLE [--seconds 10] [--repeats 3] > sync_or_aio.json
 BUNDLE has items named item-0 to item-9999, 64 components: tests.tiny.write_tiny_bundle(path, 10000, 64, history_length=50).
 
 Each server is a process of its own; the load is another; latency counts from the intended send time. Half of the calls are
@@ -19,12 +19,19 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import uvloop
+from towerbridge.v1 import common_pb2, recommendation_pb2, recommendation_pb2_grpc
+
+from server.api.recommendations import RecommendationServicer
+from server.api.wire import deadline_of
+from server.recommend.flow import Recommender
 
 EDGES = ("sync", "aio", "aio+uvloop", "sync, switch 0.2 ms", "aio+uvloop, switch 0.2 ms")
 RATES = (200, 1000)
@@ -38,50 +45,59 @@ def serve(edge: str, bundle: str, ready: Connection) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with tempfile.TemporaryDirectory() as data:
-        config = Config(bundle=Path(bundle), data=Path(data), listen={"port": 0, "max_concurrent_rpcs": 1000})  # type: ignore[arg-type]
-        app = App(config)
-        app.start()
+        app = App(Config(bundle=Path(bundle), data=Path(data), listen={"port": 0}))  # type: ignore[arg-type]
+        app.start()  # its own edge listens too, and gets no calls
         edge, _, switch = edge.partition(", switch ")
         if switch:  # how long a thread may hold the interpreter's lock while others wait; 5 ms by default
             sys.setswitchinterval(float(switch.removesuffix(" ms")) / 1e3)
         if edge == "sync":
-            ready.send(app.port)
-            wait_for_end(ready)
-        else:
-            if edge == "aio+uvloop":
-                import uvloop
-
-                uvloop.install()
+            serve_sync(app, ready)
+        elif edge == "aio":
             asyncio.run(serve_aio(app, ready))
+        else:
+            uvloop.run(serve_aio(app, ready))
         app.stop()
 
 
-def wait_for_end(ready: Connection) -> None:
-    try:
-        ready.recv()
-    except EOFError:
-        return
+def parts_of(app: Any) -> tuple[Recommender, RecommendationServicer]:
+    """The flow, and the servicer that decodes and encodes, over a loaded server."""
+    recommender = Recommender(app._histories, app.catalogue, app._engine, app._release)
+    servicer = RecommendationServicer(recommender, app._histories, app.catalogue, app._journal, app._release, app._config)
+    return recommender, servicer
+
+
+def serve_sync(app: Any, ready: Connection) -> None:
+    """A thread pool: decode, wait for the engine, encode."""
+    recommender, servicer = parts_of(app)
+
+    class SyncServicer(recommendation_pb2_grpc.RecommendationServiceServicer):
+        def Recommend(self, request: Any, context: Any) -> Any:
+            deadline = deadline_of(context, 10_000)
+            revision = servicer._journal.revision
+            ask = servicer._decode(request)
+            answer = recommender.start(ask, deadline).result(timeout=10)
+            return servicer._encode(recommender.rank(ask, answer, final=True), request.attributes, revision)  # type: ignore[arg-type]
+
+    server = grpc.server(ThreadPoolExecutor(16))
+    recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(SyncServicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    ready.send(port)
+    wait_for_end(ready)
+    server.stop(1).wait()
 
 
 async def serve_aio(app: Any, ready: Connection) -> None:
     """The same decode, engine and encode, with the wait as an await."""
-    from towerbridge.v1 import recommendation_pb2_grpc
-
-    from server.api.recommendations import RecommendationServicer
-    from server.api.wire import deadline_of
-    from server.recommend.flow import Recommender
-
-    parts: RecommendationServicer = app.recommendations
-    recommender: Recommender = parts._recommender
+    recommender, servicer = parts_of(app)
 
     class AioServicer(recommendation_pb2_grpc.RecommendationServiceServicer):
         async def Recommend(self, request: Any, context: Any) -> Any:
             deadline = deadline_of(context, 10_000)
-            revision = parts._journal.revision
-            ask = parts._decode(request)
+            revision = servicer._journal.revision
+            ask = servicer._decode(request)
             answer = await asyncio.wrap_future(recommender.start(ask, deadline))
-            ranked = recommender.rank(ask, answer, final=True)
-            return parts._encode(ranked, request.attributes, revision)  # type: ignore[arg-type]
+            return servicer._encode(recommender.rank(ask, answer, final=True), request.attributes, revision)  # type: ignore[arg-type]
 
     server = grpc.aio.server()
     recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(AioServicer(), server)
@@ -92,10 +108,15 @@ async def serve_aio(app: Any, ready: Connection) -> None:
     await server.stop(1)
 
 
+def wait_for_end(ready: Connection) -> None:
+    try:
+        ready.recv()
+    except EOFError:
+        return
+
+
 def load(port: int, rate: int, seconds: float, items: int, seed: int) -> dict[str, float]:
     """Open-loop Poisson arrivals; latencies in milliseconds from the intended send time."""
-    from towerbridge.v1 import common_pb2, recommendation_pb2, recommendation_pb2_grpc
-
     random_ = random.Random(seed)
     channels = [grpc.insecure_channel(f"127.0.0.1:{port}", options=[("n", number)]) for number in range(4)]
     stubs = [recommendation_pb2_grpc.RecommendationServiceStub(channel) for channel in channels]

@@ -1,20 +1,19 @@
 """EventService."""
 
-import time
 from collections.abc import Callable
 
-import grpc
 from towerbridge.v1 import event_pb2, event_pb2_grpc
 
 from server.api.status import row_error
-from server.api.wire import deadline_of
+from server.api.wire import Context, deadline_of
 from server.config import Config
-from server.errors import AlreadyExists, DeadlineExceeded, InvalidField
+from server.errors import AlreadyExists, InvalidField
 from server.fields import ROWS_MAX, check_count, check_event_time, check_id, check_type
 from server.journal.events import USER, VISITOR, Event, Outcome, Person, Status
 from server.journal.revision import to_token
 from server.journal.writer import JournalWriter
 from server.users.intake import EventIntake
+from server.waiting import result_of
 
 _STATUS = {
     Status.ACCEPTED: event_pb2.EVENT_STATUS_ACCEPTED,
@@ -32,9 +31,7 @@ class EventServicer(event_pb2_grpc.EventServiceServicer):
         self._default_deadline_ms = config.listen.default_deadline_ms
         self._clock_us = clock_us
 
-    def RecordEvents(
-        self, request: event_pb2.RecordEventsRequest, context: grpc.ServicerContext
-    ) -> event_pb2.RecordEventsResponse:
+    async def RecordEvents(self, request: event_pb2.RecordEventsRequest, context: Context) -> event_pb2.RecordEventsResponse:
         check_count(len(request.events), "events", ROWS_MAX, minimum=1)
         deadline = deadline_of(context, self._default_deadline_ms)
         now_us = self._clock_us()
@@ -46,7 +43,7 @@ class EventServicer(event_pb2_grpc.EventServiceServicer):
                 results.append(None)
             except InvalidField as error:
                 results.append(_rejected(error.under(f"events[{place}]")))
-        outcomes = iter(self._record(events, now_us, deadline))
+        outcomes = iter(await self._record(events, now_us, deadline))
         filled = [
             result or self._result(next(outcomes), message.event_id, place)
             for place, (result, message) in enumerate(zip(results, request.events, strict=True))
@@ -54,13 +51,11 @@ class EventServicer(event_pb2_grpc.EventServiceServicer):
         revision = to_token(self._journal.epoch, self._journal.revision)
         return event_pb2.RecordEventsResponse(results=filled, revision=revision)
 
-    def _record(self, events: list[Event], now_us: int, deadline: float) -> list[Outcome]:
+    async def _record(self, events: list[Event], now_us: int, deadline: float) -> list[Outcome]:
         if not events:
             return []
-        try:
-            return self._intake.record(events, now_us).result(timeout=max(0.0, deadline - time.monotonic()))
-        except TimeoutError:
-            raise DeadlineExceeded("the events were not confirmed in time; repeat the call with the same event_ids") from None
+        late = "the events were not confirmed in time; repeat the call with the same event_ids"
+        return await result_of(self._intake.record(events, now_us), deadline, late=late)
 
     def _event(self, message: event_pb2.Event, now_us: int) -> Event:
         event_id = check_id(message.event_id, "event_id")

@@ -1,13 +1,13 @@
 """ItemService."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable
 
-import grpc
 from towerbridge.v1 import common_pb2, item_pb2, item_pb2_grpc
 
 from server.api.status import row_error
-from server.api.wire import deadline_of
+from server.api.wire import Context, deadline_of
 from server.catalogue.attributes import from_wire, to_json, to_wire
 from server.catalogue.catalogue import Catalogue, CatalogueItem
 from server.catalogue.changes import CatalogueChanges
@@ -42,7 +42,7 @@ class ItemServicer(item_pb2_grpc.ItemServiceServicer):
         self._release = release
         self._default_deadline_ms = config.listen.default_deadline_ms
 
-    def UpsertItems(self, request: item_pb2.UpsertItemsRequest, context: grpc.ServicerContext) -> item_pb2.UpsertItemsResponse:
+    async def UpsertItems(self, request: item_pb2.UpsertItemsRequest, context: Context) -> item_pb2.UpsertItemsResponse:
         check_count(len(request.items), "items", ROWS_MAX, minimum=1)
         release = self._release()
         results: list[item_pb2.UpsertItemsResult | None] = []
@@ -53,22 +53,24 @@ class ItemServicer(item_pb2_grpc.ItemServiceServicer):
                 results.append(None)
             except InvalidField as error:
                 results.append(item_pb2.UpsertItemsResult(error=row_error(error.under(f"items[{place}]"))))
-        done = iter(self._changes.upsert(contents, self._deadline(context)) if contents else ())
+        deadline = self._deadline(context)
+        # Changes wait for encoder, engine and disk, so they run in threads, off the event loop.
+        done = iter(await asyncio.to_thread(self._changes.upsert, contents, deadline) if contents else ())
         filled = [result or _upserted(*next(done)) for result in results]
         return item_pb2.UpsertItemsResponse(results=filled, revision=self._revision())
 
-    def RemoveItems(self, request: item_pb2.RemoveItemsRequest, context: grpc.ServicerContext) -> item_pb2.RemoveItemsResponse:
+    async def RemoveItems(self, request: item_pb2.RemoveItemsRequest, context: Context) -> item_pb2.RemoveItemsResponse:
         check_count(len(request.item_ids), "item_ids", ROWS_MAX, minimum=1)
         errors = _id_errors(request.item_ids, "item_ids[{}]")
         good = [item_id for item_id, error in zip(request.item_ids, errors, strict=True) if error is None]
-        removed = self._changes.remove(good, self._deadline(context)) if good else set()
+        removed = await asyncio.to_thread(self._changes.remove, good, self._deadline(context)) if good else set()
         results = [
             item_pb2.RemoveItemsResult(removed=error is None and item_id in removed, error=error)
             for item_id, error in zip(request.item_ids, errors, strict=True)
         ]
         return item_pb2.RemoveItemsResponse(results=results, revision=self._revision())
 
-    def GetItems(self, request: item_pb2.GetItemsRequest, context: grpc.ServicerContext) -> item_pb2.GetItemsResponse:
+    async def GetItems(self, request: item_pb2.GetItemsRequest, context: Context) -> item_pb2.GetItemsResponse:
         item_ids = check_ids(request.item_ids, "item_ids", ROWS_MAX, minimum=1)
         response = item_pb2.GetItemsResponse()
         for item_id in item_ids:
@@ -79,15 +81,15 @@ class ItemServicer(item_pb2_grpc.ItemServiceServicer):
                 response.items.append(_catalogue_item(item))
         return response
 
-    def SetAvailability(
-        self, request: item_pb2.SetAvailabilityRequest, context: grpc.ServicerContext
+    async def SetAvailability(
+        self, request: item_pb2.SetAvailabilityRequest, context: Context
     ) -> item_pb2.SetAvailabilityResponse:
         check_count(len(request.items), "items", ROWS_MAX, minimum=1)
         ids = [change.item_id for change in request.items]
         errors = _id_errors(ids, "items[{}].item_id")
         pairs = zip(request.items, errors, strict=True)
         good = [(change.item_id, change.available) for change, error in pairs if error is None]
-        known = self._changes.set_available(good, self._deadline(context)) if good else set()
+        known = await asyncio.to_thread(self._changes.set_available, good, self._deadline(context)) if good else set()
         response = item_pb2.SetAvailabilityResponse(revision=self._revision())
         for place, (item_id, error) in enumerate(zip(ids, errors, strict=True)):
             if error is None and item_id not in known:
@@ -95,7 +97,7 @@ class ItemServicer(item_pb2_grpc.ItemServiceServicer):
             response.results.append(item_pb2.SetAvailabilityResult(error=error))
         return response
 
-    def _deadline(self, context: grpc.ServicerContext) -> float:
+    def _deadline(self, context: Context) -> float:
         return deadline_of(context, self._default_deadline_ms)
 
     def _revision(self) -> str:

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-import grpc
 from towerbridge.v1 import common_pb2, recommendation_pb2, recommendation_pb2_grpc
 
 from server.api.status import row_error
 from server.api.subjects import check_release, decode_subject
-from server.api.wire import deadline_of, to_timestamp
+from server.api.wire import Context, deadline_of, to_timestamp
 from server.catalogue.attributes import to_wire
 from server.catalogue.catalogue import Catalogue
 from server.config import Config
@@ -27,7 +26,7 @@ from server.fields import (
 )
 from server.journal.revision import require, to_token
 from server.journal.writer import JournalWriter
-from server.recommend.flow import Ask, Degraded, Ranked, Recommender, Skip, wait
+from server.recommend.flow import Ask, Degraded, Ranked, Recommender, Skip
 from server.releases.release import Release
 from server.users.histories import Histories
 
@@ -61,16 +60,16 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         self._release = release
         self._default_deadline_ms = config.listen.default_deadline_ms
 
-    def Recommend(
-        self, request: recommendation_pb2.RecommendRequest, context: grpc.ServicerContext
+    async def Recommend(
+        self, request: recommendation_pb2.RecommendRequest, context: Context
     ) -> recommendation_pb2.RecommendResponse:
         deadline = deadline_of(context, self._default_deadline_ms)
         revision = self._journal.revision
         ask = self._decode(request)
-        return self._encode(self._recommender.recommend(ask, deadline), request.attributes, revision)
+        return self._encode(await self._recommender.recommend(ask, deadline), request.attributes, revision)
 
-    def BatchRecommend(
-        self, request: recommendation_pb2.BatchRecommendRequest, context: grpc.ServicerContext
+    async def BatchRecommend(
+        self, request: recommendation_pb2.BatchRecommendRequest, context: Context
     ) -> recommendation_pb2.BatchRecommendResponse:
         check_count(len(request.requests), "requests", _BATCH_MAX, minimum=1)
         deadline = deadline_of(context, self._default_deadline_ms)
@@ -88,7 +87,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                 if isinstance(one, ServiceError):
                     raise one
                 ask, future = one
-                ranked = self._recommender.rank(ask, wait(future, deadline)) or self._recommender.recommend(ask, deadline)
+                ranked = await self._recommender.finish(ask, future, deadline)
                 response = self._encode(ranked, row.attributes, revision)
                 results.append(recommendation_pb2.BatchRecommendResult(response=response))
             except ServiceError as error:
@@ -96,15 +95,15 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                 results.append(recommendation_pb2.BatchRecommendResult(error=row_error(named, f"requests[{place}]")))
         return recommendation_pb2.BatchRecommendResponse(results=results)
 
-    def ScoreItems(
-        self, request: recommendation_pb2.ScoreItemsRequest, context: grpc.ServicerContext
+    async def ScoreItems(
+        self, request: recommendation_pb2.ScoreItemsRequest, context: Context
     ) -> recommendation_pb2.ScoreItemsResponse:
         deadline = deadline_of(context, self._default_deadline_ms)
         revision = self._journal.revision
         require(request.min_revision, epoch=self._journal.epoch, head=revision)
         who = decode_subject(request.subject, self._histories, self._catalogue, self._release())
         item_ids = check_ids(request.item_ids, "item_ids", ROWS_MAX, minimum=1)
-        scored, scores, skipped, answer = self._recommender.score(
+        scored, scores, skipped, answer = await self._recommender.score(
             who, item_ids, allow_stale=request.allow_stale, deadline=deadline
         )
         response = recommendation_pb2.ScoreItemsResponse(
@@ -121,15 +120,15 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
             response.vector_computed_at.CopyFrom(to_timestamp(answer.computed_us))
         return response
 
-    def FindSimilarItems(
-        self, request: recommendation_pb2.FindSimilarItemsRequest, context: grpc.ServicerContext
+    async def FindSimilarItems(
+        self, request: recommendation_pb2.FindSimilarItemsRequest, context: Context
     ) -> recommendation_pb2.FindSimilarItemsResponse:
         deadline = deadline_of(context, self._default_deadline_ms)
         item_id = check_id(request.item_id, "item_id")
         limit = check_limit(request.limit)
         excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
         _check_attributes(request.attributes)
-        ranked = self._recommender.similar(item_id, limit, excluded, deadline)
+        ranked = await self._recommender.similar(item_id, limit, excluded, deadline)
         return recommendation_pb2.FindSimilarItemsResponse(
             item_ids=ranked.item_ids,
             scores=ranked.scores,
@@ -138,8 +137,8 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
             timings=_timings(ranked.answer),
         )
 
-    def SearchVectors(
-        self, request: recommendation_pb2.SearchVectorsRequest, context: grpc.ServicerContext
+    async def SearchVectors(
+        self, request: recommendation_pb2.SearchVectorsRequest, context: Context
     ) -> recommendation_pb2.SearchVectorsResponse:
         deadline = deadline_of(context, self._default_deadline_ms)
         release = self._release()
@@ -155,10 +154,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
             for place, vector in enumerate(request.vectors)
         ]
         futures = [self._recommender.start(ask, deadline) for ask in asks]
-        ranked = [
-            self._recommender.rank(ask, wait(future, deadline)) or self._recommender.recommend(ask, deadline)
-            for ask, future in zip(asks, futures, strict=True)
-        ]
+        ranked = [await self._recommender.finish(ask, future, deadline) for ask, future in zip(asks, futures, strict=True)]
         results = [
             recommendation_pb2.SearchVectorsResult(
                 item_ids=one.item_ids, scores=one.scores, attributes=self._attributes(one.item_ids, request.attributes)

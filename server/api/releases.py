@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-import grpc
 from towerbridge.v1 import release_pb2, release_pb2_grpc
 
+from server.api.wire import Context
 from server.catalogue.catalogue import Catalogue
 from server.releases.release import Release
 
@@ -14,9 +14,7 @@ class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
         self._catalogue = catalogue
         self._release = release
 
-    def GetRelease(
-        self, request: release_pb2.GetReleaseRequest, context: grpc.ServicerContext
-    ) -> release_pb2.GetReleaseResponse:
+    async def GetRelease(self, request: release_pb2.GetReleaseRequest, context: Context) -> release_pb2.GetReleaseResponse:
         release = self._release()
         manifest = release.bundle.manifest
         response = release_pb2.GetReleaseResponse(

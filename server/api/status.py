@@ -3,8 +3,8 @@
 from __future__ import annotations  # grpc's handler types take parameters in their stubs only
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import grpc
 from towerbridge.v1 import common_pb2
@@ -15,31 +15,33 @@ _log = logging.getLogger(__name__)
 _INTERNAL = "an internal error; the server's log has the details"
 
 
-class ErrorInterceptor(grpc.ServerInterceptor):
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Ends a call with the status of the error that its handler raised.
 
     Errors that callers may see carry their message; any other is logged whole and reaches the caller as INTERNAL.
     """
 
-    def intercept_service(
+    async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handler = continuation(handler_call_details)
+        handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler
-        inner = handler.unary_unary
+        inner = cast(Callable[[Any, Any], Awaitable[Any]], handler.unary_unary)  # our handlers are coroutines
         method = handler_call_details.method
 
-        def guarded(request: Any, context: grpc.ServicerContext) -> Any:
+        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
-                return inner(request, context)
+                return await inner(request, context)
             except ServiceError as error:
-                context.abort(error.code, str(error))
+                await context.abort(error.code, str(error))
+            except grpc.aio.AbortError:
+                raise  # a handler that ended the call itself, as health does for an unknown service
             except Exception:
                 _log.exception("%s failed", method)
-                context.abort(grpc.StatusCode.INTERNAL, _INTERNAL)
+                await context.abort(grpc.StatusCode.INTERNAL, _INTERNAL)
 
         return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-import grpc
 from towerbridge.v1 import user_pb2, user_pb2_grpc
 
-from server.api.wire import to_timestamp
+from server.api.wire import Context, to_timestamp
 from server.catalogue.catalogue import Catalogue
 from server.errors import InvalidField, NotFound
 from server.fields import check_id, check_limit
@@ -27,7 +26,7 @@ class UserServicer(user_pb2_grpc.UserServiceServicer):
         self._journal = journal
         self._release = release
 
-    def GetUser(self, request: user_pb2.GetUserRequest, context: grpc.ServicerContext) -> user_pb2.GetUserResponse:
+    async def GetUser(self, request: user_pb2.GetUserRequest, context: Context) -> user_pb2.GetUserResponse:
         kind = request.WhichOneof("person")
         if kind is None:
             raise InvalidField("person", "set user_id or visitor_id")

@@ -1,13 +1,19 @@
-"""Times on the wire."""
+"""Calls and times on the wire."""
 
 import math
 import time
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+else:  # grpc's types take parameters in their stubs only
+    Context = grpc.aio.ServicerContext
 
-def deadline_of(context: grpc.ServicerContext, default_ms: int) -> float:
+
+def deadline_of(context: Context, default_ms: int) -> float:
     """When the caller's patience ends, in time.monotonic seconds."""
     remaining = context.time_remaining()
     if remaining is None or not math.isfinite(remaining) or remaining > 3600:

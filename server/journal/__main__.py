@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "import",
         help="write the events of a canonical events.parquet, of any age",
-        description="Write the events of a canonical events.parquet (python -m training import), of any age, as those of users. "
+        description="Write the events of a canonical events.parquet (python -m training import), of any age, as users'. "
         "Repeatable: events that are known already are not written again.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -101,16 +101,21 @@ class JournalWriter:
             self._die()
 
     def _next_group(self) -> list[_Waiting[Any]]:
+        """What is waiting, up to the size of a group; nothing means stop."""
+        group: list[_Waiting[Any]] = []
+        rows = 0
         with self._wake:
-            while not self._queue and not self._stopping:
-                self._wake.wait()
-            group: list[_Waiting[Any]] = []
-            rows = 0
-            while self._queue and (not group or rows + self._queue[0].write.rows <= self._max_group_rows):
-                waiting = self._queue.popleft()
-                rows += waiting.write.rows
-                group.append(waiting)
-            return group
+            while not group:
+                while not self._queue:
+                    if self._stopping:
+                        return []
+                    self._wake.wait()
+                while self._queue and (not group or rows + self._queue[0].write.rows <= self._max_group_rows):
+                    waiting = self._queue.popleft()
+                    if waiting.future.set_running_or_notify_cancel():  # false if its caller left before it was begun
+                        rows += waiting.write.rows
+                        group.append(waiting)
+        return group
 
     def _write(self, group: list[_Waiting[Any]]) -> None:
         try:

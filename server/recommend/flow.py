@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from server.catalogue.catalogue import Catalogue
 from server.engine.engine import Engine
 from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForPerson, ForVector, Query, Subject
-from server.errors import DeadlineExceeded, FailedPrecondition, NotFound
+from server.errors import FailedPrecondition, NotFound
 from server.journal.events import Person
 from server.releases.release import Release
 from server.users.histories import Histories, History
+from server.waiting import result_of
+
+_LATE = "no answer within the deadline"
 
 Who = Person | History | NDArray[np.float32]
 """A person, a history that came with the request, or a (D,) float32 unit vector."""
@@ -69,17 +72,12 @@ class Recommender:
         self._engine = engine
         self._release = release
 
-    def recommend(self, ask: Ask, deadline: float) -> Ranked:
+    async def recommend(self, ask: Ask, deadline: float) -> Ranked:
         """The best permitted items. deadline: time.monotonic seconds.
 
         Raises DeadlineExceeded if the subject's vector cannot be made fresh in time and the ask does not allow a stale one.
         """
-        ranked = self.rank(ask, wait(self.start(ask, deadline), deadline))
-        if ranked is None:  # an item was withdrawn between search and re-check: once more, without it
-            ranked = self.rank(ask, wait(self.start(ask, deadline), deadline), final=True)
-        if ranked is None:
-            raise RuntimeError("the final ranking gave nothing")
-        return ranked
+        return await self.finish(ask, self.start(ask, deadline), deadline)
 
     def start(self, ask: Ask, deadline: float) -> Future[Answer]:
         """Identify and permit: turns the ask into a query for the engine, which refreshes and searches."""
@@ -91,6 +89,15 @@ class Recommender:
             exclude_seen=ask.exclude_seen,
             allow_stale=ask.allow_stale,
         )
+
+    async def finish(self, ask: Ask, future: Future[Answer], deadline: float) -> Ranked:
+        """Waits for the answer to a started ask, re-checks and ranks it."""
+        ranked = self.rank(ask, await result_of(future, deadline, late=_LATE))
+        if ranked is None:  # an item was withdrawn between search and re-check: once more, without it
+            ranked = self.rank(ask, await result_of(self.start(ask, deadline), deadline, late=_LATE), final=True)
+        if ranked is None:
+            raise RuntimeError("the final ranking gave nothing")
+        return ranked
 
     def rank(self, ask: Ask, answer: Answer, *, final: bool = False) -> Ranked | None:
         """Re-check and rank. None if a candidate is no longer permitted, unless this is the final attempt."""
@@ -110,7 +117,7 @@ class Recommender:
                 scores = [score for score, good in zip(scores, permitted, strict=True) if good]
         return Ranked(item_ids, scores, answer, degraded, uuid.uuid4().hex)
 
-    def similar(self, item_id: str, limit: int, exclude_item_ids: Sequence[str], deadline: float) -> Ranked:
+    async def similar(self, item_id: str, limit: int, exclude_item_ids: Sequence[str], deadline: float) -> Ranked:
         """The permitted items nearest to an item of the catalogue, without itself.
 
         Raises NotFound, or FailedPrecondition if the item has no vector.
@@ -122,12 +129,12 @@ class Recommender:
         exclude = self._catalogue.ordinals(ask.exclude_item_ids)
         for final in (False, True):
             query = Query(ForItem(item.ordinal), deadline, time.monotonic(), limit=limit, exclude=exclude)
-            ranked = self.rank(ask, wait(self._engine.ask(query), deadline), final=final)
+            ranked = self.rank(ask, await result_of(self._engine.ask(query), deadline, late=_LATE), final=final)
             if ranked is not None:
                 return ranked
         raise RuntimeError("the final ranking gave nothing")
 
-    def score(
+    async def score(
         self, who: Who, item_ids: Sequence[str], *, allow_stale: bool, deadline: float
     ) -> tuple[list[str], list[float], list[tuple[str, Skip]], Answer]:
         """Scores the permitted ones among the items, in their order; also says which were skipped, and why.
@@ -136,7 +143,8 @@ class Recommender:
         """
         items = [(item_id, self._catalogue.get(item_id)) for item_id in item_ids]
         ordinals = np.array([item.ordinal for _, item in items if item is not None], dtype=np.int64)
-        answer = wait(self._submit(who, deadline, score=ordinals, allow_stale=allow_stale), deadline)
+        future = self._submit(who, deadline, score=ordinals, allow_stale=allow_stale)
+        answer = await result_of(future, deadline, late=_LATE)
         if answer.scores is None:
             raise FailedPrecondition(f"nothing to score with: {_WHY_NOT[answer.fallback or Fallback.NO_HISTORY]}")
         scored: list[str] = []
@@ -201,12 +209,3 @@ _WHY_NOT = {
     Fallback.NO_USER_TOWER: "the live release has no user tower; send a vector",
     Fallback.TOO_LATE: "no vector could be computed in time; give the call more time",
 }
-
-
-def wait(future: Future[Answer], deadline: float) -> Answer:
-    """The engine's answer; raises DeadlineExceeded if it does not come in time."""
-    try:
-        return future.result(timeout=max(0.0, deadline - time.monotonic()))
-    except TimeoutError:
-        future.cancel()
-        raise DeadlineExceeded("no answer within the deadline") from None
