@@ -47,6 +47,7 @@ class Catalogue:
         self._ids: list[str] = []  # by ordinal
         self._permitted: NDArray[np.bool_] = np.zeros(1024, dtype=bool)  # by ordinal: live and available
         self._searchable: NDArray[np.bool_] = np.zeros(1024, dtype=bool)  # by ordinal: has a vector
+        self._popularity: NDArray[np.float64] = np.zeros(1024)  # by ordinal, of removed items too: they may return
         self._popularity_total = 0.0
         # Ordinals, most popular first; those that came in since the start follow, as they have no popularity.
         self._ranking: NDArray[np.int64] = np.zeros(1024, dtype=np.int64)
@@ -68,24 +69,21 @@ class Catalogue:
         found = (self._items.get(item_id) for item_id in item_ids)
         return np.fromiter((item.ordinal for item in found if item is not None), dtype=np.int64)
 
-    def load(self, items: Iterable[CatalogueItem], ids: list[str]) -> None:
-        """Takes over the live items, and the ids of all ordinals, at start."""
+    def load(self, items: Iterable[CatalogueItem], ids: list[str], popularity: NDArray[np.float64]) -> None:
+        """Takes over the live items, and the ids and popularity of all ordinals, removed items' too, at start."""
         self._ids = ids
         self._reserve(len(ids))
         for item in items:
             self._items[item.item_id] = item
             self._permitted[item.ordinal] = item.available
             self._searchable[item.ordinal] = item.searchable
-        popularity = np.zeros(len(ids))  # (ordinals,) float64
-        for item in self._items.values():
-            popularity[item.ordinal] = item.popularity
+        self._popularity[: len(ids)] = popularity
         self._popularity_total = float(popularity.sum())
         self._ranking[: len(ids)] = np.argsort(-popularity, kind="stable")
         self._ranked = len(ids)
 
     def put(self, stored: StoredItem, *, searchable: bool) -> None:
         """Adds or replaces an item."""
-        known = self._items.get(stored.content.item_id)
         if stored.ordinal >= len(self._ids):
             while len(self._ids) <= stored.ordinal:
                 self._ids.append("")
@@ -93,7 +91,7 @@ class Catalogue:
             self._ranking[self._ranked] = stored.ordinal
             self._ranked += 1
         self._ids[stored.ordinal] = stored.content.item_id
-        popularity = known.popularity if known else stored.popularity
+        popularity = float(self._popularity[stored.ordinal])
         self._items[stored.content.item_id] = as_catalogue_item(stored, popularity=popularity, searchable=searchable)
         self._searchable[stored.ordinal] = searchable
         self._permitted[stored.ordinal] = stored.available
@@ -147,6 +145,7 @@ class Catalogue:
             added = max(ordinals, 2 * len(self._permitted)) - len(self._permitted)
             self._searchable = np.pad(self._searchable, (0, added))
             self._ranking = np.pad(self._ranking, (0, added))
+            self._popularity = np.pad(self._popularity, (0, added))
             self._permitted = np.pad(self._permitted, (0, added))
 
 

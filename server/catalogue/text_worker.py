@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from server.errors import DeadlineExceeded, Unavailable
 
 _log = logging.getLogger(__name__)
+_LATE = "the texts could not be encoded in time; give the call more time or fewer items"
 _CHUNK = 32  # texts encoded between two looks at the deadline
 
 
@@ -26,6 +27,7 @@ class TextWorker:
     def __init__(self, encoder: Path) -> None:
         self._encoder = encoder
         self._lock = threading.Lock()  # one conversation at a time
+        self._asked = 0  # questions so far: an answer carries its question's number
         self._start()
 
     def encode(self, texts: list[str], *, deadline: float | None = None) -> NDArray[np.float32]:
@@ -39,8 +41,8 @@ class TextWorker:
         try:
             for start in range(0, len(texts), _CHUNK):
                 if deadline is not None and time.monotonic() > deadline:
-                    raise DeadlineExceeded("the texts could not be encoded in time; give the call more time or fewer items")
-                parts.append(self._ask(texts[start : start + _CHUNK]))
+                    raise DeadlineExceeded(_LATE)
+                parts.append(self._ask(texts[start : start + _CHUNK], deadline))
         finally:
             self._lock.release()
         return np.concatenate(parts)
@@ -60,19 +62,25 @@ class TextWorker:
         self._process.start()
         theirs.close()
 
-    def _ask(self, texts: list[str]) -> NDArray[np.float32]:
+    def _ask(self, texts: list[str], deadline: float | None) -> NDArray[np.float32]:
         if not self._process.is_alive():
             _log.error("the text worker died with exit code %s; starting it again", self._process.exitcode)
             self._connection.close()
             self._start()
+        self._asked += 1
+        number = 0
         try:
-            self._connection.send(texts)
-            answer: NDArray[np.float32] | str = self._connection.recv()
+            self._connection.send((self._asked, texts))
+            while number != self._asked:  # an answer that nobody waited for may come first
+                if deadline is not None and not self._connection.poll(max(0.0, deadline - time.monotonic())):
+                    raise DeadlineExceeded(_LATE)
+                number, answer = self._connection.recv()
         except (EOFError, OSError):
             raise Unavailable("the text encoder stopped; repeat the call") from None
         if isinstance(answer, str):
             raise RuntimeError(f"the text encoder failed: {answer}")
-        return answer
+        embeddings: NDArray[np.float32] = answer
+        return embeddings
 
 
 def _serve(encoder: str, connection: Connection) -> None:
@@ -89,10 +97,10 @@ def _serve(encoder: str, connection: Connection) -> None:
     loaded = load_text_encoder(Path(encoder))
     while True:
         try:
-            texts = connection.recv()
+            number, texts = connection.recv()
         except EOFError:
             return
         try:
-            connection.send(np.asarray(loaded.encode(texts), dtype=np.float32))
+            connection.send((number, np.asarray(loaded.encode(texts), dtype=np.float32)))
         except Exception as error:
-            connection.send(f"{type(error).__name__}: {error}")
+            connection.send((number, f"{type(error).__name__}: {error}"))

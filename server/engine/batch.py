@@ -44,6 +44,7 @@ class BatchComputer:
         self._refresher = refresher
         self._clock_us = clock_us
         self._encode_seconds = 0.0  # of a batch, smoothed
+        self._due: list[tuple[int, History]] = []  # to be refreshed next
 
     def answer(self, queries: list[Query]) -> None:
         """Completes the future of every query."""
@@ -62,21 +63,23 @@ class BatchComputer:
                 one.query.future.set_result(one.answer)
 
     def refresh(self) -> bool:
-        """Computes the vectors of a few people whose histories changed; False if there were none."""
-        keys = self._refresher.take(_REFRESH_AT_ONCE)
+        """Computes the vectors of a few people whose histories changed; False if there are none left.
+
+        The histories are read one turn before they are encoded: calls that place the items which they name run in between.
+        """
+        due, self._due = self._due, [(key, self._histories.get(key)) for key in self._refresher.take(_REFRESH_AT_ONCE)]
         release = self._release()
-        if keys and release.has_user_tower:
-            stale = [key for key in keys if not _is_fresh(release.user_vectors.get(key), self._histories.get(key))]
-            self._encode_people([(key, self._histories.get(key)) for key in stale], release)
-        return bool(keys)
+        if release.has_user_tower:
+            self._encode_people(
+                [(key, history) for key, history in due if not _is_fresh(release.user_vectors.get(key), history)], release
+            )
+        return bool(self._due)
 
     def _ask(self, query: Query, release: Release, started: float) -> _Asked:
         answer = Answer(release.release_id, queue_us=int((started - query.arrived) * 1e6))
         asked = _Asked(query, answer)
         match query.subject:
-            case ForPerson(person_key):
-                asked.history = self._histories.get(person_key)
-            case ForHistory(history):
+            case ForPerson(_, history) | ForHistory(history):
                 asked.history = history
             case ForVector(vector):
                 asked.vector = vector
@@ -120,7 +123,7 @@ class BatchComputer:
             return False
         one.vector = stored.vector
         one.answer.computed_us = stored.computed_us
-        one.answer.events_behind = one.history.version - stored.version
+        one.answer.events_behind = max(0, one.history.version - stored.version)
         one.answer.stale = stale
         return True
 
@@ -129,6 +132,9 @@ class BatchComputer:
         query = one.query
         if time.monotonic() + self._encode_seconds + _REPLY_SECONDS <= query.deadline:
             return True
+        self._encode_seconds *= (
+            0.9  # refused queries encode nothing: without this one stall would refuse short deadlines for ever
+        )
         if not query.allow_stale:
             query.future.set_exception(
                 DeadlineExceeded("the vector could not be made fresh in time; give the call more time or set allow_stale")
@@ -164,7 +170,7 @@ class BatchComputer:
 
 
 def _is_fresh(stored: UserVector | None, history: History) -> bool:
-    return stored is not None and stored.version == history.version
+    return stored is not None and stored.version >= history.version
 
 
 def _stack(vectors: list[NDArray[np.float32]]) -> torch.Tensor:

@@ -138,13 +138,15 @@ class Engine:
                     query.future.set_exception(error)
 
     def _run_background(self) -> None:
+        with self._wake:
+            self._poked = False  # first, so that a poke during the work is not lost
         try:
             more = self._background()
         except Exception:
             _log.error("background work failed", exc_info=True)
             more = False
-        with self._wake:
-            self._poked = self._poked and more
+        if more:
+            self.poke()
 
     def _die(self, taken: list[Any]) -> None:
         with self._wake:

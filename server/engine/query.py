@@ -13,9 +13,14 @@ from server.users.histories import History
 
 
 class ForPerson(NamedTuple):
-    """A person with recorded events; the history is read when the batch starts, so it is the freshest there is."""
+    """A person with recorded events.
+
+    The history is read before the query is queued: an item is placed by a call that is queued before any history names it, so
+    the engine has run that call when it comes to the query.
+    """
 
     person_key: int
+    history: History
 
 
 class ForHistory(NamedTuple):

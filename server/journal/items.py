@@ -139,7 +139,7 @@ def keep_embeddings(file: JournalFile, items: Sequence[tuple[int, ItemContent]])
     with file.connection:
         for ordinal, content in items:
             file.connection.execute(
-                "UPDATE items SET text_embedding = ?, encoder_sha256 = ?, embedding_given = 0 WHERE ordinal = ?",
+                "UPDATE items SET text_embedding = ?, encoder_sha256 = ? WHERE ordinal = ?",
                 (content.text_embedding, content.encoder_sha256, ordinal),
             )
 

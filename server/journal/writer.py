@@ -64,6 +64,7 @@ class JournalWriter:
         self._max_group_rows = max_group_rows
         self._on_death = on_death
         self._queue: deque[_Waiting[Any]] = deque()
+        self._taken: list[_Waiting[Any]] = []  # the group that is being written
         self._wake = threading.Condition()
         self._stopping = False
         self._dead = False
@@ -95,6 +96,7 @@ class JournalWriter:
     def _run(self) -> None:
         try:
             while group := self._next_group():
+                self._taken = group
                 self._write(group)
         except BaseException:
             _log.critical("the journal's writer died; the server must be restarted", exc_info=True)
@@ -162,10 +164,11 @@ class JournalWriter:
     def _die(self) -> None:
         with self._wake:
             self._dead = True
-            waiting = list(self._queue)
+            waiting = [*self._taken, *self._queue]
             self._queue.clear()
         for one in waiting:
-            one.future.set_exception(Unavailable("the journal's writer died; the server must be restarted"))
+            if not one.future.done():
+                one.future.set_exception(Unavailable("the journal's writer died; the server must be restarted"))
         self._on_death()
 
 

@@ -109,7 +109,9 @@ class Recommender:
                 degraded.append(Degraded.NO_HISTORY if answer.fallback is Fallback.NO_HISTORY else Degraded.NO_USER_TOWER)
         else:
             item_ids, scores = answer.candidates.item_ids, answer.candidates.scores.tolist()
-            permitted = [self._catalogue.is_permitted(item_id) for item_id in item_ids]
+            # By id, too: an excluded item may have come into the catalogue after its id was looked up.
+            excluded = set(ask.exclude_item_ids)
+            permitted = [item_id not in excluded and self._catalogue.is_permitted(item_id) for item_id in item_ids]
             if not all(permitted):
                 if not final:
                     return None
@@ -200,7 +202,7 @@ class Recommender:
         """The subject for the engine; None for a person of whom nothing was ever recorded."""
         if isinstance(who, Person):
             key = self._histories.key(who)
-            return None if key is None else ForPerson(key)
+            return None if key is None else ForPerson(key, self._histories.get(key))
         return ForHistory(who) if isinstance(who, History) else ForVector(who)
 
 

@@ -92,7 +92,9 @@ def _encode_texts(file: JournalFile, release: Release, worker: TextWorker | None
         embeddings = worker.encode([text for _, text in part])
         for (place, _), embedding in zip(part, embeddings, strict=True):
             contents[place] = release.item_vectors.with_embedding(contents[place], embedding)
-    keep_embeddings(file, [(items[place].ordinal, contents[place]) for place, _ in texts])
+    # What a caller sent is kept as it is: a release with its encoder may come back.
+    own = [place for place, _ in texts if not items[place].content.embedding_given]
+    keep_embeddings(file, [(items[place].ordinal, contents[place]) for place in own])
     return contents
 
 
@@ -102,17 +104,19 @@ def _place(release: Release, items: list[StoredItem], has_vector: NDArray[np.boo
 
 
 def _catalogue(bundle: Bundle, items: list[StoredItem], placed: list[StoredItem], has_vector: NDArray[np.bool_]) -> Catalogue:
-    popularity = dict(zip(bundle.item_ids, bundle.items.column("popularity").to_pylist(), strict=True))
+    in_bundle = dict(zip(bundle.item_ids, bundle.items.column("popularity").to_pylist(), strict=True))
     ids = [""] * (max((item.ordinal for item in items), default=-1) + 1)
+    popularity = np.zeros(len(ids))  # by ordinal, float64
     for item in items:
         ids[item.ordinal] = item.content.item_id
+        popularity[item.ordinal] = in_bundle.get(item.content.item_id, item.popularity)
     live = [
-        as_catalogue_item(item, popularity=popularity.get(item.content.item_id, item.popularity), searchable=bool(searchable))
+        as_catalogue_item(item, popularity=float(popularity[item.ordinal]), searchable=bool(searchable))
         for item, searchable in zip(placed, has_vector, strict=True)
         if item.removed_at is None
     ]
     catalogue = Catalogue()
-    catalogue.load(live, ids)
+    catalogue.load(live, ids, popularity)
     return catalogue
 
 

@@ -97,10 +97,12 @@ class Release:
     ) -> None:
         """Places items, given as (ordinal, id, available), with their vectors: (n,) bool, (n, D) float32.
 
-        An item without vector cannot be found. Visible to the next search.
+        An item without vector cannot be found. If an item occurs twice the last one counts. Visible to the next search.
         """
-        placed = [self._placement.place(ordinal, item_id, available=available) for ordinal, item_id, available in items]
+        last = sorted({ordinal: place for place, (ordinal, _, _) in enumerate(items)}.values())
+        placed = [self._placement.place(items[place][0], items[place][1], available=items[place][2]) for place in last]
         slots = np.array(placed, dtype=np.int64)
+        has_vector, vectors = has_vector[last], vectors[last]
         self.index.clear_vectors(slots[~has_vector])
         self.index.set_vectors(slots[has_vector], vectors[has_vector])
 

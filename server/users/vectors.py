@@ -25,7 +25,10 @@ class UserVectors:
         return self._vectors.get(person_key)
 
     def put(self, person_key: int, vector: UserVector) -> None:
-        self._vectors[person_key] = vector
+        """Keeps the vector, unless a newer one is there."""
+        known = self._vectors.get(person_key)
+        if known is None or known.version <= vector.version:
+            self._vectors[person_key] = vector
 
 
 class Refresher:

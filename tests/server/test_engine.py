@@ -142,17 +142,6 @@ def test_a_query_whose_deadline_passed_in_the_queue_is_not_computed(engine: Engi
     assert answers.batches == [[2]]
 
 
-def test_a_batch_of_nothing_but_late_and_cancelled_queries_computes_nothing(engine: Engine, answers: Answers):
-    blocked = block(engine)
-    late, gone = engine.ask(query(1, deadline=0.0)), engine.ask(query(2))
-    gone.cancel()
-    blocked.let_go()
-    with pytest.raises(DeadlineExceeded):
-        late.result(PATIENCE_S)
-    engine.call(lambda: None).result(PATIENCE_S)
-    assert answers.batches == []
-
-
 def test_an_error_in_one_batch_fails_that_batch_only(engine: Engine, answers: Answers, caplog: pytest.LogCaptureFixture):
     blocked = block(engine)
     answered, failed = engine.ask(query(1)), engine.ask(query(2))

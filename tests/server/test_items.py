@@ -31,7 +31,9 @@ def test_an_item_sent_with_a_vector_is_found_at_once(shared: Served):
 
 def test_an_item_with_only_text_is_found_at_once_by_a_matching_user(serve: Serve, text_bundle_path: Path):
     served = serve(bundle=text_bundle_path)
-    red_shoes = next(item for item in served.client.get_items([f"item-{n}" for n in range(50)]).items if "red" in item.item.text)
+    red_shoes = next(
+        item for item in served.client.get_items([f"item-{n}" for n in range(50)]).items if "red" in item.item.text
+    )
     served.client.record_events([towerbridge.event("purchase", red_shoes.item.item_id, user_id="fan")])
     before = served.client.recommend(user_id="fan", limit=50)
     [result] = served.client.upsert_items([towerbridge.item("brand new", text=red_shoes.item.text)]).results

@@ -85,18 +85,18 @@ def file(tmp_path: Path) -> Iterator[JournalFile]:
 class Commits:
     """Counts the transactions that were committed."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
-        self.count = 0
-        connection.set_commit_hook(self._committed)
+    count = 0
 
-    def _committed(self) -> bool:
+    def __call__(self) -> bool:
         self.count += 1
         return False
 
 
 @pytest.fixture
 def commits(file: JournalFile) -> Commits:
-    return Commits(file.connection)
+    counter = Commits()
+    file.connection.set_commit_hook(counter)
+    return counter
 
 
 @pytest.fixture
@@ -149,7 +149,6 @@ def test_nothing_is_published_before_it_is_committed_and_the_revision_follows_pu
 
     class Watching(Note):
         def publish(self) -> int:
-            # Another connection sees only what is committed.
             reader = apsw.Connection(str(file.path), flags=apsw.SQLITE_OPEN_READONLY)
             [row] = reader.execute("SELECT count(*) FROM events WHERE event_id = ?", (self.name,))
             reader.close()
@@ -274,10 +273,7 @@ def test_close_writes_what_is_queued_and_takes_nothing_more(file: JournalFile, c
     assert [future.result(0) for future in futures] == [2, 3, 4, 5, 6]
     with pytest.raises(Unavailable):
         writer.submit(Note("late", []))
-    writer.close()  # closing twice is harmless
-
-
-def test_a_writer_that_was_never_started_closes_at_once(file: JournalFile):
+    writer.close()  # closing twice is harmless, and so is closing what never started
     JournalWriter(file).close()
 
 
@@ -297,13 +293,9 @@ def test_concurrent_writers_get_every_position_exactly_once(file: JournalFile, w
     for thread in threads:
         thread.join(PATIENCE_S)
     assert sorted(future.result(PATIENCE_S) for future in futures) == list(range(1, 201))
-    assert len(stored(file)) == 200
 
 
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [(apsw.FullError("database or disk is full"), "the disk is full"), (apsw.IOError("disk I/O error"), "the disk failed")],
-)
+@pytest.mark.parametrize(("error", "says"), [(apsw.FullError("x"), "disk is full"), (apsw.IOError("x"), "disk failed")])
 def test_a_disk_that_fails_is_reported_as_unavailable_with_what_to_do(
     writer: JournalWriter, error: Exception, says: str, caplog: pytest.LogCaptureFixture
 ):
