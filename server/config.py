@@ -4,18 +4,21 @@ Later sources win: the defaults here, a YAML file (--config), environment variab
 `config.example.yaml` beside this file has every key with its default, unit and meaning.
 """
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from server.errors import StartupError
 
 TENANT = "default"
 """The only tenant there is: a folder of the data directory, and all that it owns."""
 
+_PREFIX = "TOWERBRIDGE__"
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -70,7 +73,7 @@ class Config(BaseSettings):
     """Everything that can be set."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TOWERBRIDGE__",
+        env_prefix=_PREFIX,
         env_nested_delimiter="__",
         frozen=True,
         extra="forbid",
@@ -106,12 +109,32 @@ def load_config(file: Path | None, flags: dict[str, Any]) -> Config:
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return (init_settings, env_settings, _Values(settings_cls, values))
 
+    _check_variables(os.environ)
     try:
         return FromAllSources(**flags)
+    except SettingsError as error:
+        raise StartupError(f"configuration: {error}; set single keys, such as TOWERBRIDGE__LISTEN__PORT=8080") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise StartupError(f"configuration: {key}: {first['msg']} (see python -m server --help)") from None
+
+
+def _check_variables(environment: Mapping[str, str]) -> None:
+    """Refuses a variable that names no setting: a misspelt one would be ignored silently."""
+    for name in environment:
+        if not name.startswith(_PREFIX):
+            continue
+        section, _, key = name.removeprefix(_PREFIX).lower().partition("__")
+        field = Config.model_fields.get(section)
+        inner = field.annotation if field is not None else None
+        known = field is not None and (
+            not key or (isinstance(inner, type) and issubclass(inner, _Section) and key in inner.model_fields)
+        )
+        if not known:
+            raise StartupError(
+                f"configuration: {section}{'.' if key else ''}{key}: {name} names no setting; correct or unset it"
+            )
 
 
 class _Values(PydanticBaseSettingsSource):
@@ -133,8 +156,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise StartupError(f"configuration: cannot read {file}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StartupError(f"configuration: {file} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise StartupError(f"configuration: {file} must hold sections and keys, see server/config.example.yaml")
     return values

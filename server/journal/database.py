@@ -96,6 +96,9 @@ def open_journal(directory: Path) -> JournalFile:
         raise StartupError(
             f"{path} is damaged or not a journal ({error}); restore a backup, or move the file away to start empty"
         ) from None
+    except apsw.Error as error:
+        lock.close()
+        raise StartupError(f"cannot open {path}: {error}; check the directory and its permissions") from None
     except BaseException:
         lock.close()
         raise

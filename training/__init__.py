@@ -1,0 +1,1 @@
+"""Offline: interactions -> towers -> bundle -> evaluation. Run as `python -m training`."""

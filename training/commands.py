@@ -1,0 +1,48 @@
+"""The commands that need torch: parsed arguments -> one call -> what is printed."""
+
+import argparse
+import json
+
+import torch
+
+from index.bundle import check_bundle
+from training.config import load_config
+from training.evaluate import evaluate, table
+from training.fit import fit
+from training.progress import Progress
+
+
+def run_fit(parsed: argparse.Namespace) -> None:
+    """Trains and prints where the bundle is and how good validation was."""
+    overrides = list(parsed.set)
+    for flag, key in (("text_encoder", "text.encoder"), ("seed", "training.seed"), ("threads", "training.threads")):
+        value = getattr(parsed, flag)
+        if value is not None:
+            overrides.append(f"{key}={json.dumps(value)}")
+    config = load_config(parsed.config, overrides)
+    _use_threads(config.training.threads)
+    done = fit(parsed.data, parsed.out, config, Progress(parsed.quiet))
+    print(f"{parsed.out}: release {done.release_id}")
+    if done.history.best:
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in done.history.best.items())
+        print(f"validation, filtered, epoch {done.history.best_epoch} of {done.history.epochs}: {metrics}")
+
+
+def run_evaluate(parsed: argparse.Namespace) -> None:
+    """Prints the table, and writes the JSON where asked."""
+    _use_threads(2 if parsed.threads is None else parsed.threads)
+    result = evaluate(parsed.data, parsed.bundle, Progress(parsed.quiet))
+    print(table(result))
+    if parsed.json is not None:
+        parsed.json.parent.mkdir(parents=True, exist_ok=True)
+        parsed.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def run_check(parsed: argparse.Namespace) -> None:
+    """Prints the report of a good bundle; a bad one raises BundleError."""
+    print(check_bundle(parsed.bundle))
+
+
+def _use_threads(threads: int) -> None:
+    if threads:
+        torch.set_num_threads(threads)

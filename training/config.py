@@ -1,0 +1,123 @@
+"""Settings of `fit`: one frozen tree, from training/configs/*.yaml, then a file of one's own, then --set.
+
+Every field's meaning, unit and default is written line by line in training/configs/default.yaml.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.errors import ConfigError
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TowerConfig(_Section):
+    """Sizes of the towers, which ship in the bundle."""
+
+    dim: int = Field(default=64, ge=4, le=1024)
+    history_length: int = Field(default=50, ge=2, le=1000)
+    blocks: int = Field(default=1, ge=1, le=8)
+    heads: int = Field(default=2, ge=1, le=16)
+    hidden: int = Field(default=128, ge=4)
+    category_slots: int = Field(default=16, ge=1, le=256)
+    time_features: Literal["auto", "on", "off"] = "auto"
+
+    @model_validator(mode="after")
+    def _heads_share_dim(self) -> "TowerConfig":
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} cannot be shared by {self.heads} heads")
+        return self
+
+
+class TextConfig(_Section):
+    """Which sentence-transformers model turns item text into the item tower's input."""
+
+    encoder: str = Field(default="auto", min_length=1)
+    batch_size: int = Field(default=64, ge=1)
+
+
+class TrainingConfig(_Section):
+    """The optimisation."""
+
+    epochs: int = Field(default=16, ge=1)
+    patience: int = Field(default=4, ge=1)
+    positions: int = Field(default=2048, ge=1)
+    learning_rate: float = Field(default=5e-3, gt=0)
+    final_learning_rate: float = Field(default=2e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=0.05, ge=0.03, le=1.0)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    residual_dropout: float = Field(default=0.1, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    threads: int = Field(default=2, ge=0)
+
+
+class Config(_Section):
+    """The whole tree."""
+
+    towers: TowerConfig = TowerConfig()
+    text: TextConfig = TextConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+def load_config(path: Path | None = None, overrides: list[str] | None = None) -> Config:
+    """The built-in defaults, overlaid with a YAML file and with "section.key=value" pairs; raises ConfigError.
+
+    A name without a folder that is no file here, such as `demo` or `demo.yaml`, is looked for in training/configs/.
+    """
+    tree = _read(CONFIGS / "default.yaml")
+    if path is not None:
+        _merge(tree, _read(_find(path)))
+    for pair in overrides or []:
+        key, separator, value = pair.partition("=")
+        section, dot, name = key.partition(".")
+        if not separator or not dot:
+            raise ConfigError(f"--set {pair}: write section.key=value, such as training.epochs=10")
+        try:
+            _merge(tree, {section: {name: yaml.safe_load(value)}})
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {pair}: the value is not YAML") from error
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "config"
+        cure = "training/configs/default.yaml lists every setting"
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{where}: there is no such setting; {cure}") from error
+        raise ConfigError(f"{where}: {first['msg']} (got {first['input']!r}); {cure}") from error
+
+
+def _find(path: Path) -> Path:
+    named = CONFIGS / f"{path.stem}.yaml"
+    return named if not path.is_file() and path.parent == Path() and named.is_file() else path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config; give a YAML file like training/configs/default.yaml")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: not a mapping of sections; see training/configs/default.yaml")
+    return tree
+
+
+def _merge(tree: dict[str, Any], more: dict[str, Any]) -> None:
+    """Overlays sections in place; a section that is not a mapping is left to validation to refuse."""
+    for section, values in more.items():
+        if isinstance(values, dict) and isinstance(tree.get(section), dict):
+            tree[section] = {**tree[section], **values}
+        elif values is not None:
+            tree[section] = values

@@ -1,0 +1,23 @@
+"""Errors of `python -m training`.
+
+TrainingError             one line for the user: what is wrong and what to do; the command line exits 2
+├── DatasetError          the data cannot be read, or nothing usable is left of it
+├── ConfigError           an unknown or impossible setting
+└── TextEncoderError      no text encoder where one is asked for
+"""
+
+
+class TrainingError(Exception):
+    """Something the user can put right; its text is the one line that the command line prints."""
+
+
+class DatasetError(TrainingError):
+    """A missing file or column, or a data set with no usable row."""
+
+
+class ConfigError(TrainingError):
+    """A setting that does not exist or whose value is impossible."""
+
+
+class TextEncoderError(TrainingError):
+    """A text encoder that is missing or cannot be used."""

