@@ -3,8 +3,8 @@
 import logging
 import multiprocessing
 import signal
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -21,13 +21,13 @@ _CHUNK = 32  # texts encoded between two looks at the deadline
 class TextWorker:
     """A process that holds the release's text encoder. It is started at once and loads while the server loads.
 
-    If it dies, the calls that wait fail with UNAVAILABLE, and the next call starts it again.
+    One thread talks to it, so that callers wait no longer than they want to, whatever the process does. If it dies, the calls
+    that wait fail with UNAVAILABLE, and the next call starts it again.
     """
 
     def __init__(self, encoder: Path) -> None:
         self._encoder = encoder
-        self._lock = threading.Lock()  # one conversation at a time
-        self._asked = 0  # questions so far: an answer carries its question's number
+        self._talker = ThreadPoolExecutor(1, thread_name_prefix="text-worker")
         self._start()
 
     def encode(self, texts: list[str], *, deadline: float | None = None) -> NDArray[np.float32]:
@@ -35,25 +35,19 @@ class TextWorker:
 
         Raises DeadlineExceeded, or Unavailable if the worker died.
         """
-        parts = []
-        if not self._lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic())):
-            raise DeadlineExceeded("the text encoder is busy; give the call more time or send fewer items")
+        future = self._talker.submit(self._encode, texts, deadline)
         try:
-            for start in range(0, len(texts), _CHUNK):
-                if deadline is not None and time.monotonic() > deadline:
-                    raise DeadlineExceeded(_LATE)
-                parts.append(self._ask(texts[start : start + _CHUNK], deadline))
-        finally:
-            self._lock.release()
-        return np.concatenate(parts)
+            return future.result(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            future.cancel()
+            raise DeadlineExceeded(_LATE) from None
 
     def close(self) -> None:
         """Ends the process."""
+        self._process.kill()  # it keeps nothing
+        self._talker.shutdown(cancel_futures=True)
+        self._process.join()
         self._connection.close()
-        self._process.join(timeout=5)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -62,25 +56,27 @@ class TextWorker:
         self._process.start()
         theirs.close()
 
-    def _ask(self, texts: list[str], deadline: float | None) -> NDArray[np.float32]:
+    def _encode(self, texts: list[str], deadline: float | None) -> NDArray[np.float32]:
+        parts = []
+        for start in range(0, len(texts), _CHUNK):
+            if deadline is not None and time.monotonic() > deadline:
+                raise DeadlineExceeded(_LATE)
+            parts.append(self._ask(texts[start : start + _CHUNK]))
+        return np.concatenate(parts)
+
+    def _ask(self, texts: list[str]) -> NDArray[np.float32]:
         if not self._process.is_alive():
             _log.error("the text worker died with exit code %s; starting it again", self._process.exitcode)
             self._connection.close()
             self._start()
-        self._asked += 1
-        number = 0
         try:
-            self._connection.send((self._asked, texts))
-            while number != self._asked:  # an answer that nobody waited for may come first
-                if deadline is not None and not self._connection.poll(max(0.0, deadline - time.monotonic())):
-                    raise DeadlineExceeded(_LATE)
-                number, answer = self._connection.recv()
+            self._connection.send(texts)
+            answer: NDArray[np.float32] | str = self._connection.recv()
         except (EOFError, OSError):
             raise Unavailable("the text encoder stopped; repeat the call") from None
         if isinstance(answer, str):
             raise RuntimeError(f"the text encoder failed: {answer}")
-        embeddings: NDArray[np.float32] = answer
-        return embeddings
+        return answer
 
 
 def _serve(encoder: str, connection: Connection) -> None:
@@ -97,10 +93,10 @@ def _serve(encoder: str, connection: Connection) -> None:
     loaded = load_text_encoder(Path(encoder))
     while True:
         try:
-            number, texts = connection.recv()
+            texts = connection.recv()
         except EOFError:
             return
         try:
-            connection.send((number, np.asarray(loaded.encode(texts), dtype=np.float32)))
+            connection.send(np.asarray(loaded.encode(texts), dtype=np.float32))
         except Exception as error:
-            connection.send((number, f"{type(error).__name__}: {error}"))
+            connection.send(f"{type(error).__name__}: {error}")

@@ -65,10 +65,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def far() -> float:
-    return time.monotonic() + PATIENCE_S
-
-
 # Races between the writer's, the engine's and the handlers' threads
 
 
@@ -91,7 +87,7 @@ def test_a_vector_that_was_made_before_its_item_was_placed_is_not_taken_for_fres
     assert first.reached.wait(PATIENCE_S)
     app._engine.call(second)  # taken together with the query: the query's batch has begun
     recommender = Recommender(app._histories, app.catalogue, app._engine, app._release)
-    answer = recommender.start(Ask(Person(USER, "u"), 5), far())
+    answer = recommender.start(Ask(Person(USER, "u"), 5), time.monotonic() + PATIENCE_S)
     first.let_go()
     assert second.reached.wait(PATIENCE_S)
     journal.let_go()

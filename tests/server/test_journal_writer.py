@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from pathlib import Path
 
 import apsw
@@ -125,8 +125,7 @@ def test_writes_that_arrive_during_a_commit_become_one_transaction_in_order(writ
     held.let_go.set()
     assert [future.result(PATIENCE_S) for future in [first, *futures]] == [1, 2, 3, 4, 5, 6]
     assert commits.count == 2, "one for the write that was alone, one for the five behind it"
-    names = "abcde"
-    assert log == ["commit held", "publish held", *(f"commit {n}" for n in names), *(f"publish {n}" for n in names)]
+    assert log == ["commit held", "publish held", *(f"commit {n}" for n in "abcde"), *(f"publish {n}" for n in "abcde")]
 
 
 def test_a_group_is_bounded_by_rows_and_a_larger_write_goes_alone(file: JournalFile, commits: Commits):
@@ -170,10 +169,9 @@ def test_a_failing_write_keeps_nothing_of_itself_and_does_not_fail_its_neighbour
     notes[where] = Failing("bad", log, error=ValueError("refused by the test"))
     futures = [writer.submit(note) for note in notes]
     held.let_go.set()
-    wait(futures, PATIENCE_S)
     with pytest.raises(ValueError, match="refused by the test"):
-        futures[where].result(0)
-    good = [future.result(0) for place, future in enumerate(futures) if place != where]
+        futures[where].result(PATIENCE_S)
+    good = [future.result(PATIENCE_S) for place, future in enumerate(futures) if place != where]
     assert good == [2, 3], "a write that failed takes no position"
     assert stored(file) == {
         "held": 1,
@@ -257,7 +255,6 @@ def test_a_failed_publication_fails_its_group_and_all_that_wait_and_is_told(
         writer.submit(Note("later", []))
     assert stored(file).keys() == {"held", "bad", "neighbour"}, "on disk, so a restart publishes it"
     assert "the journal's writer died" in caplog.text
-    writer.close()
 
 
 def test_close_writes_what_is_queued_and_takes_nothing_more(file: JournalFile, commits: Commits):
@@ -273,8 +270,7 @@ def test_close_writes_what_is_queued_and_takes_nothing_more(file: JournalFile, c
     assert [future.result(0) for future in futures] == [2, 3, 4, 5, 6]
     with pytest.raises(Unavailable):
         writer.submit(Note("late", []))
-    writer.close()  # closing twice is harmless, and so is closing what never started
-    JournalWriter(file).close()
+    JournalWriter(file).close()  # nor does closing what never started do harm
 
 
 def test_concurrent_writers_get_every_position_exactly_once(file: JournalFile, writer: JournalWriter):
