@@ -26,10 +26,6 @@ class SlotTable:
         """The number of live items."""
         return len(self._slot_of)
 
-    def __contains__(self, item_id: str) -> bool:
-        """Whether the item is live."""
-        return item_id in self._slot_of
-
     def slot(self, item_id: str) -> int:
         """The slot of a live item, or -1."""
         return self._slot_of.get(item_id, -1)
@@ -83,10 +79,6 @@ class SlotTable:
         """Which of the slots may be returned as candidates: (n,) bool."""
         eligible: NDArray[np.bool_] = self.live[slots] & self.available[slots]
         return eligible
-
-    def is_eligible(self, item_id: str, slot: int) -> bool:
-        """Whether the item still lives in that slot and is available: the last check before an answer leaves."""
-        return self._slot_of.get(item_id, -1) == slot and bool(self.available[slot])
 
     def _take(self) -> int:
         if self._free:

@@ -89,9 +89,7 @@ class App:
             bundle.manifest.event_types, limit=config.users.max_history_events, unreferenced=self._unreferenced
         )
         seed_catalogue(file, bundle)
-        loaded = load_views(file, bundle, self._histories, self._texts, device=config.engine.device)
-        self.catalogue = loaded.catalogue
-        self.live = loaded.release
+        self.catalogue, self.live = load_views(file, bundle, self._histories, self._texts, device=config.engine.device)
         computer = BatchComputer(self._release, self._histories, self._refresher, clock_us=self._clock_us)
         self._engine = Engine(
             computer.answer,

@@ -65,12 +65,19 @@ def load_tower(data: bytes, inputs: Sequence[InputShape], dim: int, file: str) -
 
 
 def tower_module(program: ExportedProgram, device: str | torch.device = "cpu") -> torch.nn.Module:
-    """A callable module of `program` on `device`; the program itself stays on the CPU."""
+    """A callable module of `program` on `device`, for the hot path; the program itself stays on the CPU.
+
+    It does not check the shapes of its inputs, as `Bundle.encode_users` and `Bundle.encode_items` do.
+    """
     if torch.device(device).type != "cpu":
         # The pass works in place, and deepcopy of a program warns in torch 2.13: a copy by way of its bytes.
         copy = torch.export.load(io.BytesIO(tower_bytes(program, "tower")))
         program = move_to_device_pass(copy, device)
-    return program.module()
+    module = program.module()
+    # torch's hook compares every input with the program's ranges, which takes longer than a small tower: 0.66 ms a call with
+    # it, 0.24 without (batch 1, 50 events, one thread of a 2.6 GHz Xeon).
+    module._forward_pre_hooks.clear()
+    return module
 
 
 def _check_signature(program: ExportedProgram, inputs: Sequence[InputShape], dim: int, file: str) -> None:

@@ -16,6 +16,7 @@ from server.config import Listen
 from server.errors import StartupError
 
 T = TypeVar("T")
+_REFUSE_SECONDS = 0.1
 _CHANGES_AT_ONCE = 8  # catalogue changes in flight; they wait for encoder, engine and disk in threads
 
 
@@ -30,6 +31,7 @@ class Edge:
         self._listen = listen
         self._services = services
         self._health = health.aio.HealthServicer()
+        self._interceptor = ErrorInterceptor()
         self._loop = uvloop.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(_CHANGES_AT_ONCE, thread_name_prefix="changes"))
         self._thread = threading.Thread(target=self._loop.run_forever, name="rpc-loop", daemon=True)
@@ -46,7 +48,8 @@ class Edge:
 
     def not_serving(self) -> None:
         """Health says NOT_SERVING from now on. Any thread may call it; it does not wait."""
-        asyncio.run_coroutine_threadsafe(self._health.enter_graceful_shutdown(), self._loop)
+        if not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._health.enter_graceful_shutdown(), self._loop)
 
     def stop(self) -> None:
         """Takes no new calls, gives those in flight the configured time to end, and ends."""
@@ -56,7 +59,7 @@ class Edge:
     async def _bind(self, register: Callable[[grpc.aio.Server], None]) -> tuple[grpc.aio.Server, int]:
         listen = self._listen
         server = grpc.aio.server(
-            interceptors=[ErrorInterceptor()],
+            interceptors=[self._interceptor],
             maximum_concurrent_rpcs=listen.max_concurrent_rpcs,
             options=[
                 ("grpc.max_receive_message_length", listen.max_message_bytes),
@@ -65,7 +68,8 @@ class Edge:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        address = f"{listen.host}:{listen.port}"
+        host = f"[{listen.host}]" if ":" in listen.host and not listen.host.startswith("[") else listen.host  # IPv6
+        address = f"{host}:{listen.port}"
         try:
             port = server.add_insecure_port(address)
         except RuntimeError:
@@ -85,6 +89,9 @@ class Edge:
 
     async def _drain(self) -> None:
         await self._health.enter_graceful_shutdown()
+        # gRPC ends calls that arrive while it stops with CANCELLED, which nobody repeats: so they are refused first.
+        self._interceptor.draining = True
+        await asyncio.sleep(_REFUSE_SECONDS)
         await self._server.stop(self._listen.drain_seconds)
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -19,7 +19,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Ends a call with the status of the error that its handler raised.
 
     Errors that callers may see carry their message; any other is logged whole and reaches the caller as INTERNAL.
+    Once `draining` is set every new call ends with UNAVAILABLE, which tells callers to go elsewhere.
     """
+
+    def __init__(self) -> None:
+        self.draining = False
 
     async def intercept_service(
         self,
@@ -33,6 +37,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
 
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            if self.draining:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining; repeat the call on another one")
             try:
                 return await inner(request, context)
             except ServiceError as error:

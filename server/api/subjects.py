@@ -36,6 +36,12 @@ def decode_subject(subject: common_pb2.Subject, histories: Histories, catalogue:
     raise InvalidField("subject", "set user_id, visitor_id, history or vector")
 
 
+def _default_type(histories: Histories) -> str:
+    """The type of events that came without one: "view", or the release's first type if it does not know that."""
+    names = histories.type_names
+    return "view" if "view" in names or not names else names[0]
+
+
 def _history(message: common_pb2.InlineHistory, histories: Histories, catalogue: Catalogue) -> History:
     """The history as if it had been recorded: events on unknown items or of unknown types do not count."""
     count = len(message.item_ids)
@@ -44,7 +50,7 @@ def _history(message: common_pb2.InlineHistory, histories: Histories, catalogue:
         if column:
             check_count(len(column), f"subject.history.{name}", count, minimum=count)
     types = [check_type(name, f"subject.history.event_types[{place}]") for place, name in enumerate(message.event_types)] or [
-        "view"
+        _default_type(histories)
     ] * count
     times_us = [
         check_time(value, f"subject.history.occurred_at[{place}]") for place, value in enumerate(message.occurred_at)

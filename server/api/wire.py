@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 else:  # grpc's types take parameters in their stubs only
     Context = grpc.aio.ServicerContext
 
+_LONGEST_SECONDS = 3600.0  # what threads can wait for is limited
+
 
 def deadline_of(context: Context, default_ms: int) -> float:
     """When the caller's patience ends, in time.monotonic seconds."""
     remaining = context.time_remaining()
-    if remaining is None or not math.isfinite(remaining) or remaining > 3600:
+    if remaining is None or not math.isfinite(remaining):
         remaining = default_ms / 1000
-    return time.monotonic() + remaining
+    return time.monotonic() + min(remaining, _LONGEST_SECONDS)
 
 
 def to_timestamp(us: int) -> Timestamp:

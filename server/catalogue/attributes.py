@@ -59,7 +59,7 @@ def from_bundle(columns: dict[str, Any]) -> dict[str, Value]:
     for name, value in columns.items():
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             continue
-        kept[name] = [str(one) for one in value] if isinstance(value, list) else value
+        kept[name] = [str(one) for one in value if one is not None] if isinstance(value, list) else value
     return kept
 
 

@@ -116,7 +116,9 @@ class Catalogue:
 
     def searchable_count(self) -> int:
         """How many items have a vector and are available."""
-        return int(np.count_nonzero(self._permitted & self._searchable))
+        permitted, searchable = self._permitted, self._searchable  # one may have grown before the other
+        known = min(len(permitted), len(searchable))
+        return int(np.count_nonzero(permitted[:known] & searchable[:known]))
 
     def popular(self, limit: int, exclude: NDArray[np.int64]) -> tuple[list[str], list[float]]:
         """The most popular permitted items, most popular first: ids and their share of all events (0 to 1).

@@ -5,7 +5,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from server.engine.query import Answer, Query
@@ -154,10 +155,12 @@ class Engine:
             waiting = [*taken, *self._calls, *self._queries]
             self._calls.clear()
             self._queries.clear()
-        for one in waiting:
-            if not one.future.done():
-                one.future.set_exception(Unavailable("the engine died; repeat the call on another server"))
-        self._on_death()
+        try:
+            for one in waiting:
+                with suppress(InvalidStateError):  # it is done, or its caller has just left
+                    one.future.set_exception(Unavailable("the engine died; repeat the call on another server"))
+        finally:
+            self._on_death()
 
 
 def _run_call(call: _Call) -> None:

@@ -1,6 +1,10 @@
 """Revisions on the wire: opaque tokens of the journal's epoch and a position in it."""
 
+import re
+
 from server.errors import FailedPrecondition, InvalidField
+
+_POSITION = re.compile(r"[0-9a-f]{1,16}")
 
 
 def to_token(epoch: str, position: int) -> str:
@@ -16,13 +20,9 @@ def require(token: str, *, epoch: str, head: int, field: str = "min_revision") -
     if not token:
         return
     token_epoch, separator, position = token.rpartition("-")
-    try:
-        wanted = int(position, 16)
-    except ValueError:
-        wanted = -1
-    if not separator or not token_epoch or wanted < 0:
+    if not separator or not token_epoch or not _POSITION.fullmatch(position):
         raise InvalidField(field, "is not a revision; send one from an earlier reply, unchanged")
     if token_epoch != epoch:
         raise FailedPrecondition(f"{field} is of another journal; this server cannot tell what it included")
-    if wanted > head:
+    if int(position, 16) > head:
         raise FailedPrecondition(f"{field} is ahead of this journal, which may have been restored from a backup")

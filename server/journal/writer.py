@@ -4,7 +4,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 import apsw
@@ -42,7 +43,11 @@ class Write(Protocol[T_co]):
         ...
 
     def publish(self) -> T_co:
-        """Applies what was committed to the in-memory views; called once, in commit order. It must not fail."""
+        """Applies what was committed to the in-memory views; called once, in commit order.
+
+        It must not fail: if it does, because the engine has died for example, the journal stops too, since views that lag
+        behind what is on disk can be mended by a restart only.
+        """
         ...
 
 
@@ -166,10 +171,12 @@ class JournalWriter:
             self._dead = True
             waiting = [*self._taken, *self._queue]
             self._queue.clear()
-        for one in waiting:
-            if not one.future.done():
-                one.future.set_exception(Unavailable("the journal's writer died; the server must be restarted"))
-        self._on_death()
+        try:
+            for one in waiting:
+                with suppress(InvalidStateError):  # it is done, or its caller has just left
+                    one.future.set_exception(Unavailable("the journal's writer died; the server must be restarted"))
+        finally:
+            self._on_death()
 
 
 def _for_caller(error: Exception) -> Exception:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from server.catalogue.catalogue import Catalogue
 from server.engine.engine import Engine
 from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForPerson, ForVector, Query, Subject
-from server.errors import FailedPrecondition, NotFound
+from server.errors import DeadlineExceeded, FailedPrecondition, NotFound
 from server.journal.events import Person
 from server.releases.release import Release
 from server.users.histories import Histories, History
@@ -147,6 +147,8 @@ class Recommender:
         ordinals = np.array([item.ordinal for _, item in items if item is not None], dtype=np.int64)
         future = self._submit(who, deadline, score=ordinals, allow_stale=allow_stale)
         answer = await result_of(future, deadline, late=_LATE)
+        if answer.fallback is Fallback.TOO_LATE:
+            raise DeadlineExceeded("no vector could be computed in time, and there is no older one; give the call more time")
         if answer.scores is None:
             raise FailedPrecondition(f"nothing to score with: {_WHY_NOT[answer.fallback or Fallback.NO_HISTORY]}")
         scored: list[str] = []
@@ -209,5 +211,4 @@ class Recommender:
 _WHY_NOT = {
     Fallback.NO_HISTORY: "nothing that counts is known of the subject; record events first or send a history",
     Fallback.NO_USER_TOWER: "the live release has no user tower; send a vector",
-    Fallback.TOO_LATE: "no vector could be computed in time; give the call more time",
 }

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +23,6 @@ _TEXTS_AT_ONCE = 1024
 _OWN_COLUMNS = ("item_id", "text", "categories", "popularity")
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """The in-memory views of a journal, and the release that serves them."""
-
-    catalogue: Catalogue
-    histories: Histories
-    release: Release
-
-
 def seed_catalogue(file: JournalFile, bundle: Bundle) -> None:
     """At first start only: the bundle's items become the catalogue. Later bundles bring vectors, never membership."""
     if is_seeded(file.connection):
@@ -41,7 +31,9 @@ def seed_catalogue(file: JournalFile, bundle: Bundle) -> None:
     _log.info("the catalogue was seeded with the bundle's %d items", count)
 
 
-def load_views(file: JournalFile, bundle: Bundle, histories: Histories, texts: TextWorker | None, *, device: str) -> Loaded:
+def load_views(
+    file: JournalFile, bundle: Bundle, histories: Histories, texts: TextWorker | None, *, device: str
+) -> tuple[Catalogue, Release]:
     """Rebuilds the views from the journal, and fills the release's index.
 
     Items whose text this release's encoder has not read yet are encoded here, and their embeddings kept.
@@ -65,7 +57,7 @@ def load_views(file: JournalFile, bundle: Bundle, histories: Histories, texts: T
     _place(release, placed, has_vector, vectors)
     catalogue = _catalogue(bundle, items, placed, has_vector)
     _report(bundle, catalogue, by_id, histories)
-    return Loaded(catalogue, histories, release)
+    return catalogue, release
 
 
 def _bundle_items(bundle: Bundle) -> Iterator[tuple[ItemContent, float]]:

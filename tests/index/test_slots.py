@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from index.slots import SlotTable
@@ -44,12 +45,12 @@ def test_a_removed_item_can_come_back_to_the_slot_it_holds():
 
 def test_only_live_and_available_items_are_eligible():
     table = SlotTable()
-    slot = table.insert("a", available=False)
-    assert not table.is_eligible("a", slot)
+    slots = np.array([table.insert("a", available=False)])
+    assert not table.eligible(slots).any()
     table.insert("a", available=True)
-    assert table.is_eligible("a", slot)
+    assert table.eligible(slots).all()
     table.remove("a")
-    assert not table.is_eligible("a", slot)
+    assert not table.eligible(slots).any()
 
 
 def test_the_table_grows_beyond_its_first_capacity():

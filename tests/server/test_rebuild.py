@@ -50,8 +50,8 @@ class Parts:
         self.file = open_journal(directory)
         self.histories = Histories(bundle.manifest.event_types, limit=limit, unreferenced=self._unreferenced)
         seed_catalogue(self.file, bundle)
-        loaded = load_views(self.file, bundle, self.histories, None, device="cpu")
-        self.catalogue, self.release = loaded.catalogue, loaded.release
+        catalogue, release = load_views(self.file, bundle, self.histories, None, device="cpu")
+        self.catalogue, self.release = catalogue, release
         refresher = Refresher()
         computer = BatchComputer(lambda: self.release, self.histories, refresher, clock_us=lambda: 1)
         self.engine = Engine(computer.answer, background=computer.refresh)

@@ -107,7 +107,7 @@ class InlineHistory(_message.Message):
 
     @_builtins.property
     def event_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Event types, one for each item id; empty means that all are "view"."""
+        """Event types, one for each item id; empty means that all are "view", or the release's first type if it knows no "view"."""
 
     @_builtins.property
     def occurred_at(self) -> _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]:

@@ -66,7 +66,7 @@ class RecommendRequest(_message.Message):
     limit: _builtins.int
     """How many items at most; 1 to 1,000."""
     exclude_seen: _builtins.bool
-    """True: items in the subject's history are not returned."""
+    """True: items in the subject's history, by events that count, are not returned."""
     min_revision: _builtins.str
     """A revision that the answer must include, from an earlier reply; empty: none. Within one server every answer includes all
     that was acknowledged; the token makes that checkable across restarts and restores.
