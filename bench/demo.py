@@ -23,6 +23,7 @@ from bench.process import ServerError, running_server
 FILMS = ("Toy Story", "Monsters, Inc.", "Finding Nemo")
 LIMIT = 10
 CALLS = 200
+WARM_UP = 20
 REFUSED = 2
 
 
@@ -123,20 +124,19 @@ def _show_a_new_film(client: towerbridge.Client) -> None:
 
 
 def _measure(client: towerbridge.Client) -> None:
-    """Recommend beside a bare echo of the same sizes, one call at a time, interleaved."""
-    people = [str(number) for number in range(1, 201)]
+    """Recommend, each time for another person whose vector must be computed, and a bare echo of the same sizes, interleaved."""
+    people = [str(number) for number in range(1, WARM_UP + CALLS + 1)]
     request = v1.RecommendRequest(subject=v1.Subject(user_id=people[0]), limit=100)
     reply_bytes = client.recommend(user_id=people[0], limit=100).ByteSize()
     recommend_ms, echo_ms = [], []
     with _echo(reply_bytes) as echo:
         payload = request.SerializeToString()
-        for number in range(CALLS + 20):
-            user_id = people[number % len(people)]
+        for user_id in people:
             recommend_ms.append(_time(partial(client.recommend, user_id=user_id, limit=100)))
             echo_ms.append(_time(partial(echo, payload, timeout=5)))
-    _step(f"{CALLS} Recommend calls of 100 films, one at a time, beside a bare gRPC echo of the same sizes, interleaved")
+    _step(f"{CALLS} Recommend calls, one at a time, each for a person whose vector must be computed; beside a bare gRPC echo")
     print(f"  {'':24}     p50      p99   (ms)")
-    for name, values in (("Recommend", recommend_ms[20:]), (f"echo, {reply_bytes} bytes back", echo_ms[20:])):
+    for name, values in (("Recommend", recommend_ms[WARM_UP:]), (f"echo, {reply_bytes} bytes back", echo_ms[WARM_UP:])):
         p50, p99 = np.percentile(values, [50, 99])
         print(f"  {name:24} {p50:7.2f}  {p99:7.2f}")
     machine = hardware()

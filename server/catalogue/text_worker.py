@@ -15,6 +15,7 @@ from server.errors import DeadlineExceeded, Unavailable
 
 _log = logging.getLogger(__name__)
 _LATE = "the texts could not be encoded in time; give the call more time or fewer items"
+_FAREWELL_SECONDS = 5.0
 _CHUNK = 32  # texts encoded between two looks at the deadline
 
 
@@ -43,10 +44,12 @@ class TextWorker:
             raise DeadlineExceeded(_LATE) from None
 
     def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()  # it keeps nothing
-        self._talker.shutdown(cancel_futures=True)
+        """Ends the process: in good order after what it is doing, or by force after a few seconds."""
+        self._talker.submit(self._connection.send, None)
+        self._process.join(_FAREWELL_SECONDS)
+        self._process.kill()
         self._process.join()
+        self._talker.shutdown(cancel_futures=True)
         self._connection.close()
 
     def _start(self) -> None:
@@ -80,7 +83,7 @@ class TextWorker:
 
 
 def _serve(encoder: str, connection: Connection) -> None:
-    """The worker's whole life: load, then answer until the other end closes."""
+    """The worker's whole life: load, then answer until the other end closes or says None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle; the pipe's end ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     import torch
@@ -95,6 +98,8 @@ def _serve(encoder: str, connection: Connection) -> None:
         try:
             texts = connection.recv()
         except EOFError:
+            return
+        if texts is None:
             return
         try:
             connection.send(np.asarray(loaded.encode(texts), dtype=np.float32))
