@@ -44,7 +44,7 @@ def main() -> int:
     except (DemoError, ServerError, towerbridge.TowerbridgeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
-    print(f"Your turn: python -m server --bundle {folder}/bundle --data {folder}/state, then docs/calling.md")
+    print(f"Your turn: {sys.executable} -m server --bundle {folder}/bundle --data {folder}/state, then docs/calling.md")
     return 0
 
 

@@ -34,7 +34,7 @@ from server.catalogue.text_worker import TextWorker
 from server.config import TENANT, Config
 from server.engine.batch import BatchComputer
 from server.engine.engine import Engine
-from server.errors import StartupError
+from server.errors import ServiceError, StartupError
 from server.journal.database import open_journal
 from server.journal.writer import JournalWriter
 from server.recommend.flow import Recommender
@@ -45,6 +45,7 @@ from server.users.intake import EventIntake, now_us
 from server.users.vectors import Refresher
 
 _log = logging.getLogger(__name__)
+_CHECK = "see the lines above, and python -m training check"
 _SERVICES = tuple(
     proto.DESCRIPTOR.services_by_name[name].full_name
     for proto, name in (
@@ -70,6 +71,8 @@ class App:
         torch.set_num_threads(config.engine.threads)
         with ExitStack() as opened:  # closed again if anything below fails
             self._load(config, opened)
+            _warm_up(self.live, self._texts)
+            # The port last: it takes connections as soon as it is bound.
             self._edge = Edge(config.listen, self._register, _SERVICES)
             self.port = self._edge.port
             self._opened = opened.pop_all()
@@ -89,7 +92,10 @@ class App:
             bundle.manifest.event_types, limit=config.users.max_history_events, unreferenced=self._unreferenced
         )
         seed_catalogue(file, bundle)
-        self.catalogue, self.live = load_views(file, bundle, self._histories, self._texts, device=config.engine.device)
+        try:
+            self.catalogue, self.live = load_views(file, bundle, self._histories, self._texts, device=config.engine.device)
+        except ServiceError as error:
+            raise StartupError(f"{config.bundle}: the text encoder does not work: {error}; {_CHECK}") from None
         computer = BatchComputer(self._release, self._histories, self._refresher, clock_us=self._clock_us)
         self._engine = Engine(
             computer.answer,
@@ -117,8 +123,7 @@ class App:
         release_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseServicer(self.catalogue, release), server)
 
     def start(self) -> None:
-        """Warms up and serves: health says SERVING when the first request would be as fast as any."""
-        _warm_up(self.live, self._texts)
+        """Serves; health says SERVING, and the first request is as fast as any."""
         self._engine.start()
         self._journal.start()
         # What was loaded lives as long as the server: a full collection that visits it would stop every request.
@@ -151,18 +156,22 @@ class App:
 
 
 def _check_device(device: str) -> None:
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if not device.startswith("cuda"):
+        return
+    if not torch.cuda.is_available():
         raise StartupError(
             f"engine.device is {device} but torch sees no CUDA device; install the driver and the gpu extra "
-            '(pip install ".[gpu]"), or use --device cpu'
+            "(in an environment of its own: pip install -e '.[gpu]'), or use --device cpu"
         )
+    if torch.device(device).index is not None and torch.device(device).index >= torch.cuda.device_count():
+        raise StartupError(f"engine.device is {device} but there are {torch.cuda.device_count()} CUDA devices, counted from 0")
 
 
 def _warm_up(release: Release, texts: TextWorker | None) -> None:
-    """Runs each computation once, so that no request pays for first calls."""
+    """Runs each computation once, so that no request pays for first calls. Raises StartupError if the text encoder fails."""
     started = time.monotonic()
     if texts is not None:
-        texts.encode(["warm up"])
+        _warm_up_texts(release, texts)
     ordinals = np.arange(min(len(release.bundle.item_ids), release.bundle.manifest.history_length or 0), dtype=np.int32)
     history = History(
         ordinals=ordinals + 1,
@@ -176,3 +185,13 @@ def _warm_up(release: Release, texts: TextWorker | None) -> None:
             vectors = release.encode([history] * batch)
             release.index.search(torch.from_numpy(vectors).to(release.device), [10] * batch)
     _log.info("warmed up in %.1f s", time.monotonic() - started)
+
+
+def _warm_up_texts(release: Release, texts: TextWorker) -> None:
+    path, expected = release.bundle.path, release.bundle.manifest.text.dim
+    try:
+        found = texts.encode(["warm up"]).shape[1]
+    except ServiceError as error:
+        raise StartupError(f"{path}: the text encoder does not work: {error}; {_CHECK}") from None
+    if found != expected:
+        raise StartupError(f"{path}: the text encoder gives {found} components, the manifest says {expected}; train it again")

@@ -79,14 +79,15 @@ def check_vector(values: Sequence[float], field: str, dim: int) -> NDArray[np.fl
     """A vector of the right dimension, scaled to unit length: (D,) float32."""
     if len(values) != dim:
         raise InvalidField(field, f"must have {dim} components, has {len(values)}")
-    vector = np.array(values, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what overflows float32 is refused as not finite
+        vector = np.array(values, dtype=np.float32)
     if not np.isfinite(vector).all():
         raise InvalidField(field, "must have finite components only")
     # In float64: the square of a large component overflows float32.
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if norm < _SMALLEST_NORM:
         raise InvalidField(field, "must not be all zero")
-    return (vector / norm).astype(np.float32)
+    return (vector.astype(np.float64) / norm).astype(np.float32)
 
 
 def check_embedding(values: Sequence[float], field: str, dim: int) -> NDArray[np.float32]:
@@ -95,7 +96,8 @@ def check_embedding(values: Sequence[float], field: str, dim: int) -> NDArray[np
         raise InvalidField(field, "cannot be used: the live release has no text encoder; send vector instead")
     if len(values) != dim:
         raise InvalidField(field, f"must have {dim} components, has {len(values)}")
-    embedding = np.array(values, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        embedding = np.array(values, dtype=np.float32)
     if not np.isfinite(embedding).all():
         raise InvalidField(field, "must have finite components only")
     return embedding

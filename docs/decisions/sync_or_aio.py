@@ -11,8 +11,6 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
-import platform
 import random
 import signal
 import sys
@@ -29,6 +27,7 @@ import numpy as np
 import uvloop
 from towerbridge.v1 import common_pb2, recommendation_pb2, recommendation_pb2_grpc
 
+from bench.hardware import hardware
 from server.api.recommendations import RecommendationServicer
 from server.api.wire import deadline_of
 from server.recommend.flow import Recommender
@@ -74,7 +73,7 @@ def serve_sync(app: Any, ready: Connection) -> None:
         def Recommend(self, request: Any, context: Any) -> Any:
             deadline = deadline_of(context, 10_000)
             revision = servicer._journal.revision
-            ask = servicer._decode(request)
+            ask = servicer._decode(request, revision)
             answer = recommender.start(ask, deadline).result(timeout=10)
             return servicer._encode(recommender.rank(ask, answer, final=True), request.attributes, revision)  # type: ignore[arg-type]
 
@@ -95,7 +94,7 @@ async def serve_aio(app: Any, ready: Connection) -> None:
         async def Recommend(self, request: Any, context: Any) -> Any:
             deadline = deadline_of(context, 10_000)
             revision = servicer._journal.revision
-            ask = servicer._decode(request)
+            ask = servicer._decode(request, revision)
             answer = await asyncio.wrap_future(recommender.start(ask, deadline))
             return servicer._encode(recommender.rank(ask, answer, final=True), request.attributes, revision)  # type: ignore[arg-type]
 
@@ -183,8 +182,7 @@ def main() -> None:
             ours.close()
             process.join(20)
             process.kill()
-    hardware = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    print(json.dumps({"hardware": hardware, "grpcio": grpc.__version__, "runs": runs}, indent=1))
+    print(json.dumps({"hardware": hardware(), "grpcio": grpc.__version__, "runs": runs}, indent=1))
 
 
 if __name__ == "__main__":

@@ -130,7 +130,8 @@ def _attributes(message: item_pb2.Item) -> str:
     check_count(len(message.attributes), "attributes", _ATTRIBUTES_MAX)
     values = {}
     for name, value in message.attributes.items():
-        check_text(name, "attributes", _ATTRIBUTE_NAME_BYTES, minimum=1)
+        if not 1 <= len(name.encode()) <= _ATTRIBUTE_NAME_BYTES:
+            raise InvalidField(f"attributes[{name[:80]}]", f"the name must have 1 to {_ATTRIBUTE_NAME_BYTES} bytes of UTF-8")
         if name in _RESERVED:
             raise InvalidField(f"attributes[{name}]", "is a reserved name; send it as the item's own field")
         try:

@@ -1,5 +1,6 @@
 """RecommendationService."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
@@ -65,7 +66,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
     ) -> recommendation_pb2.RecommendResponse:
         deadline = deadline_of(context, self._default_deadline_ms)
         revision = self._journal.revision
-        ask = self._decode(request)
+        ask = self._decode(request, revision)
         return self._encode(await self._recommender.recommend(ask, deadline), request.attributes, revision)
 
     async def BatchRecommend(
@@ -77,7 +78,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         started: list[tuple[Ask, Future[Answer]] | ServiceError] = []
         for row in request.requests:
             try:
-                ask = self._decode(row)
+                ask = self._decode(row, revision)
                 started.append((ask, self._recommender.start(ask, deadline)))
             except ServiceError as error:
                 started.append(error)
@@ -90,6 +91,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                 ranked = await self._recommender.finish(ask, future, deadline)
                 response = self._encode(ranked, row.attributes, revision)
                 results.append(recommendation_pb2.BatchRecommendResult(response=response))
+                await asyncio.sleep(0)  # other calls are not held up by a long batch's replies
             except ServiceError as error:
                 named = error.under(f"requests[{place}]") if isinstance(error, InvalidField) else error
                 results.append(recommendation_pb2.BatchRecommendResult(error=row_error(named, f"requests[{place}]")))
@@ -165,12 +167,12 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
             results=results, release_id=ranked[0].answer.release_id, timings=_timings(ranked[0].answer)
         )
 
-    def _decode(self, request: recommendation_pb2.RecommendRequest) -> Ask:
+    def _decode(self, request: recommendation_pb2.RecommendRequest, revision: int) -> Ask:
         who = decode_subject(request.subject, self._histories, self._catalogue, self._release())
         limit = check_limit(request.limit)
         excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
         _check_attributes(request.attributes)
-        require(request.min_revision, epoch=self._journal.epoch, head=self._journal.revision)
+        require(request.min_revision, epoch=self._journal.epoch, head=revision)
         return Ask(who, limit, excluded, request.exclude_seen, request.allow_stale)
 
     def _encode(self, ranked: Ranked, attributes: Sequence[str], revision: int) -> recommendation_pb2.RecommendResponse:

@@ -12,6 +12,7 @@ from towerbridge.v1 import common_pb2
 from server.errors import InvalidField, ServiceError
 
 _log = logging.getLogger(__name__)
+_HEALTH = "/grpc.health.v1.Health/"  # says NOT_SERVING while the server drains
 _INTERNAL = "an internal error; the server's log has the details"
 
 
@@ -19,7 +20,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Ends a call with the status of the error that its handler raised.
 
     Errors that callers may see carry their message; any other is logged whole and reaches the caller as INTERNAL.
-    Once `draining` is set every new call ends with UNAVAILABLE, which tells callers to go elsewhere.
+    Once `draining` is set every new call but health's ends with UNAVAILABLE, which tells callers to go elsewhere.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
 
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            if self.draining:
+            if self.draining and not method.startswith(_HEALTH):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining; repeat the call on another one")
             try:
                 return await inner(request, context)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 else:  # grpc's types take parameters in their stubs only
     Context = grpc.aio.ServicerContext
 
-_LONGEST_SECONDS = 3600.0  # what threads can wait for is limited
+_LONGEST_SECONDS = 3600.0  # longer than anyone waits, and within what clocks and threads can wait for
 
 
 def deadline_of(context: Context, default_ms: int) -> float:

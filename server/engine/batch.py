@@ -51,14 +51,14 @@ class BatchComputer:
         release = self._release()
         started = time.monotonic()
         asked = [self._ask(query, release, started) for query in queries]
-        self._find_vectors(asked, release)
-        encoded = time.monotonic()
+        encode_seconds = self._find_vectors(asked, release)
+        found = time.monotonic()
         self._search([one for one in asked if one.vector is not None and one.query.score is None], release)
         self._score([one for one in asked if one.vector is not None and one.query.score is not None], release)
         searched = time.monotonic()
         for one in asked:
-            one.answer.encode_us = int((encoded - started) * 1e6)
-            one.answer.search_us = int((searched - encoded) * 1e6)
+            one.answer.encode_us = int(encode_seconds * 1e6)
+            one.answer.search_us = int((searched - found) * 1e6)
             if not one.query.future.done():
                 one.query.future.set_result(one.answer)
 
@@ -91,8 +91,11 @@ class BatchComputer:
             answer.seen = np.unique(asked.history.ordinals).astype(np.int64)
         return asked
 
-    def _find_vectors(self, asked: list[_Asked], release: Release) -> None:
-        """Gives each subject with a history its fresh vector: the stored one, or one encoded in this batch."""
+    def _find_vectors(self, asked: list[_Asked], release: Release) -> float:
+        """Gives each subject with a history its fresh vector: the stored one, or one encoded in this batch.
+
+        Returns the seconds of encoding, 0 if none was needed.
+        """
         to_encode: list[tuple[_Asked, History]] = []
         for one in asked:
             if one.history is None:
@@ -106,7 +109,7 @@ class BatchComputer:
             elif self._in_time(one, release):
                 to_encode.append((one, one.history))
         if not to_encode:
-            return
+            return 0.0
         started = time.monotonic()
         vectors = release.encode([history for _, history in to_encode])  # (B, D) float32
         now_us = self._clock_us()
@@ -115,7 +118,9 @@ class BatchComputer:
             one.answer.computed_us = now_us
             if isinstance(one.query.subject, ForPerson):
                 release.user_vectors.put(one.query.subject.person_key, UserVector(vector, history.version, now_us))
-        self._encode_seconds += 0.2 * (time.monotonic() - started - self._encode_seconds)
+        seconds = time.monotonic() - started
+        self._encode_seconds += 0.2 * (seconds - self._encode_seconds)
+        return seconds
 
     def _use_stored(self, one: _Asked, subject: ForPerson, release: Release, *, stale: bool) -> bool:
         stored = release.user_vectors.get(subject.person_key)
@@ -132,9 +137,8 @@ class BatchComputer:
         query = one.query
         if time.monotonic() + self._encode_seconds + _REPLY_SECONDS <= query.deadline:
             return True
-        self._encode_seconds *= (
-            0.9  # refused queries encode nothing: without this one stall would refuse short deadlines for ever
-        )
+        # Refused queries encode nothing: without this, one stall would refuse short deadlines for ever.
+        self._encode_seconds *= 0.9
         if not query.allow_stale:
             query.future.set_exception(
                 DeadlineExceeded("the vector could not be made fresh in time; give the call more time or set allow_stale")

@@ -64,7 +64,7 @@ class Ranked:
 
 
 class Recommender:
-    """Answers for one subject at a time, in two halves around the engine's work, so that the caller decides how to wait."""
+    """Answers for one subject at a time, in two halves around the engine's work, so that a batch is queued whole."""
 
     def __init__(self, histories: Histories, catalogue: Catalogue, engine: Engine, release: Callable[[], Release]) -> None:
         self._histories = histories

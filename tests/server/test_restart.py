@@ -173,3 +173,23 @@ def test_a_newer_or_damaged_or_foreign_journal_is_refused(bundle_path: Path, tmp
     connection.close()
     with pytest.raises(StartupError, match="newer Towerbridge"):
         start(bundle_path, tmp_path / "data")
+
+
+def test_a_text_encoder_of_another_size_is_refused_at_start(
+    text_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Wider:
+        """An encoder that gives more components than the manifest says."""
+
+        def __init__(self, encoder: Path) -> None:
+            self.closed = False
+
+        def encode(self, texts: list[str], *, deadline: float | None = None) -> np.ndarray:
+            return np.ones((len(texts), 17), dtype=np.float32)
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr("server.app.TextWorker", Wider)
+    with pytest.raises(StartupError, match="gives 17 components, the manifest says 16"):
+        start(text_bundle_path, tmp_path / "data")

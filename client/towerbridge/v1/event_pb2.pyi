@@ -34,7 +34,7 @@ class _EventStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventStat
     EVENT_STATUS_DUPLICATE: _EventStatus.ValueType  # 2
     """Known already with the same content; nothing was written again."""
     EVENT_STATUS_ACCEPTED_UNKNOWN_ITEM: _EventStatus.ValueType  # 3
-    """On disk; it counts as soon as the item is in the catalogue."""
+    """On disk; it counts as soon as the item is in the catalogue, if its type is known."""
     EVENT_STATUS_ACCEPTED_UNKNOWN_TYPE: _EventStatus.ValueType  # 4
     """On disk; it counts as soon as a release knows the event's type."""
     EVENT_STATUS_REJECTED: _EventStatus.ValueType  # 5
@@ -52,7 +52,7 @@ EVENT_STATUS_ACCEPTED: EventStatus.ValueType  # 1
 EVENT_STATUS_DUPLICATE: EventStatus.ValueType  # 2
 """Known already with the same content; nothing was written again."""
 EVENT_STATUS_ACCEPTED_UNKNOWN_ITEM: EventStatus.ValueType  # 3
-"""On disk; it counts as soon as the item is in the catalogue."""
+"""On disk; it counts as soon as the item is in the catalogue, if its type is known."""
 EVENT_STATUS_ACCEPTED_UNKNOWN_TYPE: EventStatus.ValueType  # 4
 """On disk; it counts as soon as a release knows the event's type."""
 EVENT_STATUS_REJECTED: EventStatus.ValueType  # 5

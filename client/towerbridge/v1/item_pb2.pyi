@@ -64,7 +64,9 @@ class Item(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _containers.MessageMap[_builtins.str, _common_pb2.AttributeValue]:
-        """Attributes to return with answers; up to 64, names of 1 to 64 bytes. "text" and "categories" are reserved names."""
+        """Attributes to return with answers; up to 64, names of 1 to 64 bytes, 64 KiB altogether as JSON. "text" and "categories" are
+        reserved names.
+        """
 
     @_builtins.property
     def text_embedding(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
