@@ -65,6 +65,9 @@ def check_items(items: pa.Table) -> list[str]:
         row = _first(wrong)
         problem = f"row {row} has an item_id of {sizes[row].as_py()} bytes, not 1 to {ITEM_ID_BYTES}"
         raise BundleInvalidError(ITEMS, problem, _REWRITE)
+    wrong = pc.match_substring(ids, "\0")
+    if pc.any(wrong).as_py():
+        raise BundleInvalidError(ITEMS, f"row {_first(wrong)} has an item_id with a NUL character", _REWRITE)
     popularity = items.column("popularity")
     wrong = pc.invert(pc.and_(pc.is_finite(popularity), pc.greater_equal(popularity, 0.0)))
     if pc.any(wrong).as_py():
@@ -123,8 +126,20 @@ def _check_columns(items: pa.Table) -> None:
         if field.name not in COLUMNS and field.type not in _ATTRIBUTE_TYPES and not pa.types.is_timestamp(field.type):
             problem = f"column {field.name} is {field.type}, an attribute is {_STORED_TYPES}"
             raise BundleInvalidError(ITEMS, problem, _REWRITE)
+        if pa.types.is_timestamp(field.type):
+            _check_times(items, field.name)
     if items.num_rows == 0:
         raise BundleInvalidError(ITEMS, "has no items", _REWRITE)
+
+
+def _check_times(items: pa.Table, name: str) -> None:
+    """Refuse times that Python cannot hold: outside the years 1 to 9999, or in a zone that it does not know."""
+    try:
+        extremes = pc.min_max(items.column(name))
+        extremes.as_py()
+    except (OverflowError, ValueError, pa.ArrowException, LookupError) as error:
+        problem = f"column {name} has times that cannot be read ({' '.join(str(error).split())[:120]})"
+        raise BundleInvalidError(ITEMS, problem, _REWRITE) from error
 
 
 def _plain_type(name: str, kind: pa.DataType) -> pa.DataType:

@@ -105,8 +105,8 @@ def test_two_items_of_one_id_are_refused_with_the_id(bundle: Path) -> None:
     assert "'item-5'" in refusal(bundle, "items.parquet")
 
 
-@pytest.mark.parametrize("item_id", ["", "x" * 257, "ü" * 129])
-def test_an_item_id_of_no_or_too_many_bytes_is_refused(bundle: Path, item_id: str) -> None:
+@pytest.mark.parametrize("item_id", ["", "x" * 257, "ü" * 129, "a\0b"])
+def test_an_item_id_that_no_call_could_name_is_refused(bundle: Path, item_id: str) -> None:
     set_items(bundle, with_column("item_id", lambda ids: pa.array([*ids[:3], item_id, *ids[4:]])))
     assert "row 3" in refusal(bundle, "items.parquet")
 
@@ -127,6 +127,8 @@ def test_a_popularity_that_is_no_count_is_refused(bundle: Path, value: float) ->
         ("categories", lambda old: pa.array([[None], *old[1:]], pa.list_(pa.string()))),
         ("popularity", lambda old: pa.array([1] * len(old))),
         ("price", pa.array([1] * 50, pa.int32())),
+        ("released", pa.array([2**62] * 50, pa.timestamp("us", "UTC"))),
+        ("released", pa.array([0] * 50, pa.timestamp("us", "Nowhere/At_All"))),
         ("nested", pa.array([{"a": 1}] * 50)),
     ],
 )
