@@ -89,3 +89,9 @@ def test_every_link_leads_somewhere(document: str):
     for link in re.findall(r"\]\(([^)#]+)", text):
         if not link.startswith("http"):
             assert (ROOT / document).parent.joinpath(link).exists(), f"{document}: {link}"
+
+
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/calling.md", "docs/training.md"])
+def test_no_document_holds_a_placeholder(document: str):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert not re.search(r"@@|TODO|FIXME|^[A-Z_]{4,}$", text, re.MULTILINE)
