@@ -1,8 +1,9 @@
 """Which items there are, what is known of them, and which may be returned."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ class Catalogue:
         self._searchable: NDArray[np.bool_] = np.zeros(1024, dtype=bool)  # by ordinal: has a vector
         self._popularity: NDArray[np.float64] = np.zeros(1024)  # by ordinal, of removed items too: they may return
         self._popularity_total = 0.0
-        # Ordinals, most popular first; those that came in since the start follow, as they have no popularity.
+        self._absent: Mapping[str, float] = {}
+        # Ordinals, most popular first, ties in order.
         self._ranking: NDArray[np.int64] = np.zeros(1024, dtype=np.int64)
         self._ranked = 0
 
@@ -69,8 +71,18 @@ class Catalogue:
         found = (self._items.get(item_id) for item_id in item_ids)
         return np.fromiter((item.ordinal for item in found if item is not None), dtype=np.int64)
 
-    def load(self, items: Iterable[CatalogueItem], ids: list[str], popularity: NDArray[np.float64]) -> None:
-        """Takes over the live items, and the ids and popularity of all ordinals, removed items' too, at start."""
+    def load(
+        self,
+        items: Iterable[CatalogueItem],
+        ids: list[str],
+        popularity: NDArray[np.float64],
+        absent: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Takes over the live items, and the ids and popularity of all ordinals, removed items' too, at start.
+
+        absent: popularity by id of the bundle's items that are not in the journal, for the day they are added.
+        """
+        self._absent = absent
         self._ids = ids
         self._reserve(len(ids))
         for item in items:
@@ -88,13 +100,24 @@ class Catalogue:
             while len(self._ids) <= stored.ordinal:
                 self._ids.append("")
             self._reserve(len(self._ids))
-            self._ranking[self._ranked] = stored.ordinal
-            self._ranked += 1
+            self._rank_newcomer(stored)
         self._ids[stored.ordinal] = stored.content.item_id
         popularity = float(self._popularity[stored.ordinal])
         self._items[stored.content.item_id] = as_catalogue_item(stored, popularity=popularity, searchable=searchable)
         self._searchable[stored.ordinal] = searchable
         self._permitted[stored.ordinal] = stored.available
+
+    def _rank_newcomer(self, stored: StoredItem) -> None:
+        """Gives a new ordinal its place; one that the bundle knows may be anywhere, the others are last."""
+        popularity = self._absent.get(stored.content.item_id, stored.popularity)
+        self._popularity[stored.ordinal] = popularity
+        self._popularity_total += popularity
+        self._ranking[self._ranked] = stored.ordinal
+        self._ranked += 1
+        if popularity:
+            ranking = self._ranking.copy()  # readers walk the old one
+            ranking[: self._ranked] = np.argsort(-self._popularity[: self._ranked], kind="stable")
+            self._ranking = ranking
 
     def remove(self, item_id: str) -> int:
         """Takes the item out and returns its ordinal; it must be there."""

@@ -108,7 +108,8 @@ def _catalogue(bundle: Bundle, items: list[StoredItem], placed: list[StoredItem]
         if item.removed_at is None
     ]
     catalogue = Catalogue()
-    catalogue.load(live, ids, popularity)
+    known = set(ids)
+    catalogue.load(live, ids, popularity, {item_id: one for item_id, one in in_bundle.items() if item_id not in known})
     return catalogue
 
 

@@ -222,3 +222,16 @@ def test_a_removed_item_does_not_come_back_with_a_newer_bundle(serve: Serve, tmp
     assert not item.searchable
     newer.client.upsert_items([towerbridge.item("item-52", categories=["red"])])
     assert "item-52" in similar(newer, vector, 100)
+
+
+def test_an_item_that_only_the_bundle_knew_has_its_place_among_the_popular_as_after_a_restart(serve: Serve, tmp_path: Path):
+    write_tiny_bundle(tmp_path / "fewer", n_items=50, dim=8, drop_items=["item-1"])
+    served = serve(bundle=tmp_path / "fewer")  # the catalogue is seeded without it
+    serve.stop(served)  # type: ignore[attr-defined]
+    served = serve()
+    served.client.upsert_items([towerbridge.item("item-1", categories=["red"])])
+    grown = served.client.recommend(user_id="nobody", limit=5)
+    serve.stop(served)  # type: ignore[attr-defined]
+    rebuilt = serve().client.recommend(user_id="nobody", limit=5)
+    assert "item-1" in grown.item_ids
+    assert (list(grown.item_ids), list(grown.scores)) == (list(rebuilt.item_ids), list(rebuilt.scores))
