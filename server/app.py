@@ -23,7 +23,7 @@ from towerbridge.v1 import (
 )
 
 from index.bundle import BundleError, read_bundle
-from server.api.edge import Edge
+from server.api.edge import Edge, check_port
 from server.api.events import EventServicer
 from server.api.items import ItemServicer
 from server.api.recommendations import RecommendationServicer
@@ -68,6 +68,7 @@ class App:
         self._config = config
         self._clock_us = clock_us
         _check_device(config.engine.device)
+        check_port(config.listen)  # before anything is written or loaded; it is bound last
         torch.set_num_threads(config.engine.threads)
         with ExitStack() as opened:  # closed again if anything below fails
             self._load(config, opened)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from server.errors import StartupError
@@ -115,9 +116,18 @@ def load_config(file: Path | None, flags: dict[str, Any]) -> Config:
     except SettingsError as error:
         raise StartupError(f"configuration: {error}; set single keys, such as TOWERBRIDGE__LISTEN__PORT=8080") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise StartupError(f"configuration: {key}: {first['msg']} (see python -m server --help)") from None
+        problems = "; ".join(sorted(map(_problem, error.errors()), key=lambda text: "is needed" in text))
+        raise StartupError(f"configuration: {problems} (see python -m server --help)") from None
+
+
+def _problem(error: ErrorDetails) -> str:
+    """One problem of one key, in words."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"{key}: is needed; give --{key} DIR, {_PREFIX}{key.upper()} or {key}: in --config FILE"
+    if error["type"] == "extra_forbidden":
+        return f"{key}: no such setting; server/config.example.yaml has them all"
+    return f"{key}: {error['msg']}"
 
 
 def _check_variables(environment: Mapping[str, str]) -> None:

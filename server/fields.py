@@ -38,6 +38,8 @@ def check_ids(values: Sequence[str], field: str, maximum: int, *, minimum: int =
 
 def check_count(count: int, field: str, maximum: int, *, minimum: int = 0) -> None:
     """How many entries a list has."""
+    if minimum == maximum != count:
+        raise InvalidField(field, f"must have {maximum} entries, as many as there are ids, has {count}")
     if not minimum <= count <= maximum:
         raise InvalidField(field, f"must have {minimum} to {maximum} entries, has {count}")
 

@@ -54,7 +54,7 @@ def test_readmes_own_data_walkthrough_runs_as_written(tmp_path: Path):
     assert script.count("python -m") >= 5
     done = shell(script, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 events written" in done.stdout
+    assert "8 events written" in done.stdout
 
 
 def test_readmes_make_targets_exist():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from training.config import TrainingConfig
+from training.errors import DatasetError
 from training.interactions import Interactions, LeaveOneOut, next_new_item
 from training.progress import Progress
 from training.ranking import Questions, ask, rank
@@ -40,6 +41,8 @@ def train(
     Without an evaluated user (no one has three different items) all epochs run and the last weights stay.
     """
     target = next_new_item(data, split.train_end)
+    if not (target >= 0).any():
+        raise DatasetError("nothing to learn from: no user has two different items before the held-out ones; add events")
     generator = np.random.default_rng(config.seed)
     optimiser = torch.optim.AdamW(pair.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     history = History()

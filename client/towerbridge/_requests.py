@@ -120,10 +120,14 @@ def search_vectors_request(
 
 
 def record_events_request(events: Iterable[Event]) -> RecordEventsRequest:
+    if isinstance(events, Event):
+        raise TypeError("events must be a list of events; write [event]")
     return RecordEventsRequest(events=events)
 
 
 def upsert_items_request(items: Iterable[Item]) -> UpsertItemsRequest:
+    if isinstance(items, Item):
+        raise TypeError("items must be a list of items; write [item]")
     return UpsertItemsRequest(items=items)
 
 

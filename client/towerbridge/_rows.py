@@ -32,11 +32,15 @@ def event(
         event_id: unique for each event, the same on every retry; None: drawn.
 
     Raises:
-        TypeError: not exactly one of user_id and visitor_id.
+        TypeError: not exactly one of user_id and visitor_id, or an id that is not a str.
         ValueError: occurred_at has no time zone.
     """
     if (user_id is None) == (visitor_id is None):
         raise TypeError("an event needs exactly one of user_id and visitor_id")
+    given = {"type": type, "item_id": item_id, "user_id": user_id, "visitor_id": visitor_id, "event_id": event_id}
+    for name, value in given.items():
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name} must be a str, not {value!r}; write {name}=str(...)")
     result = Event(event_id=uuid.uuid4().hex if event_id is None else event_id, type=type, item_id=item_id)
     if user_id is not None:
         result.user_id = user_id

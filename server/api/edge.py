@@ -1,6 +1,7 @@
 """The gRPC server: one event loop in a thread of its own."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,19 @@ from server.config import Listen
 from server.errors import StartupError
 
 T = TypeVar("T")
+_IN_USE = "cannot listen on {address}; is another server running there? Choose another --port"
 _REFUSE_SECONDS = 0.1
 _CHANGES_AT_ONCE = 8  # catalogue changes in flight; they wait for encoder, engine and disk in threads
+
+
+def check_port(listen: Listen) -> None:
+    """Raises StartupError if nothing can listen there now."""
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    try:
+        socket.create_server((listen.host.strip("[]"), listen.port), family=family).close()
+    except OSError as error:
+        address = f"{listen.host}:{listen.port}"
+        raise StartupError(f"{_IN_USE.format(address=address)} ({error.strerror or error})") from None
 
 
 class Edge:
@@ -75,7 +87,7 @@ class Edge:
         except RuntimeError:
             port = 0
         if not port:
-            raise StartupError(f"cannot listen on {address}; is another server running there? Choose another --port")
+            raise StartupError(_IN_USE.format(address=address))
         register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)

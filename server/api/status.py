@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from towerbridge.v1 import common_pb2
 
 from server.errors import InvalidField, ServiceError
@@ -34,12 +35,18 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler
+        decode = handler.request_deserializer or bytes
         inner = cast(Callable[[Any, Any], Awaitable[Any]], handler.unary_unary)  # our handlers are coroutines
         method = handler_call_details.method
 
-        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             if self.draining and not method.startswith(_HEALTH):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining; repeat the call on another one")
+            try:
+                request = decode(data)
+            except DecodeError:
+                # Left to gRPC this would be UNKNOWN, and a traceback in the log for every broken message.
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is not a message of this method, in UTF-8")
             try:
                 return await inner(request, context)
             except ServiceError as error:
@@ -50,7 +57,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 _log.exception("%s failed", method)
                 await context.abort(grpc.StatusCode.INTERNAL, _INTERNAL)
 
-        return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(guarded, None, handler.response_serializer)
 
 
 def row_error(error: ServiceError, field: str = "") -> common_pb2.RowError:

@@ -86,7 +86,9 @@ class BatchComputer:
             case ForItem(ordinal):
                 asked.vector = release.item_vector(ordinal)
                 if asked.vector is None:
-                    query.future.set_exception(FailedPrecondition("the item has no vector in the live release"))
+                    query.future.set_exception(
+                        FailedPrecondition("the item has no vector in the live release; upsert it with text or a vector")
+                    )
         if query.exclude_seen and asked.history is not None:
             answer.seen = np.unique(asked.history.ordinals).astype(np.int64)
         return asked

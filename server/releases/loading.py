@@ -115,7 +115,9 @@ def _catalogue(bundle: Bundle, items: list[StoredItem], placed: list[StoredItem]
 
 def _report(bundle: Bundle, catalogue: Catalogue, by_id: dict[str, StoredItem], histories: Histories) -> None:
     absent = sum(1 for item_id in bundle.item_ids if item_id not in by_id)
-    if absent:
+    if absent == len(bundle.item_ids) and by_id:
+        _log.error("none of the bundle's items are in the catalogue: does the data directory belong to another bundle?")
+    elif absent:
         _log.warning("%d of the bundle's items are not in the catalogue and stay out; UpsertItems adds them", absent)
     without = sum(1 for item_id in by_id if (item := catalogue.get(item_id)) and not item.searchable)
     if without:

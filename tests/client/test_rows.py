@@ -203,3 +203,8 @@ def test_nothing_is_rejected_where_all_went_well(client: Any) -> None:
     assert towerbridge.rejected(client.upsert_items([towerbridge.item("1")])) == []
     assert towerbridge.rejected(client.set_availability({"1": True})) == []
     assert towerbridge.rejected(client.remove_items(["1"])) == []
+
+
+def test_an_id_that_is_a_number_is_refused_with_its_name_and_what_to_write():
+    with pytest.raises(TypeError, match=r"item_id must be a str, not 1; write item_id=str"):
+        towerbridge.event("view", 1, user_id="ann")  # type: ignore[arg-type]

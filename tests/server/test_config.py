@@ -94,7 +94,7 @@ def test_a_bad_variable_is_refused_in_one_line_that_names_the_key(
 def test_a_file_that_is_not_there_and_a_key_that_is_missing_are_named(tmp_path: Path):
     with pytest.raises(StartupError, match=r"cannot read .*absent\.yaml: No such file"):
         load_config(tmp_path / "absent.yaml", REQUIRED)
-    with pytest.raises(StartupError, match="configuration: data: Field required"):
+    with pytest.raises(StartupError, match="configuration: data: is needed"):
         load_config(None, {"bundle": Path("b")})
 
 
@@ -168,7 +168,7 @@ def run_server(*arguments: object, **environment: str) -> subprocess.CompletedPr
     ("arguments", "says"),
     [
         (["--bundle", "{tmp}/absent", "--data", "{tmp}/data"], "{tmp}/absent"),
-        (["--bundle", "{tmp}/absent"], "configuration: data: Field required"),
+        (["--bundle", "{tmp}/absent"], "configuration: data: is needed"),
         (["--bundle", "b", "--data", "d", "--config", "{tmp}/unknown.yaml"], "configuration: listen.prot: "),
     ],
     ids=["a missing bundle", "no data directory", "an unknown key"],

@@ -385,7 +385,7 @@ class ItemAvailability(_message.Message):
     item_id: _builtins.str
     """The item's id; 1 to 256 bytes."""
     available: _builtins.bool
-    """True if it may be returned as a candidate from now on."""
+    """True if it may be returned as a candidate from now on; left out, it is false."""
     def __init__(
         self,
         *,

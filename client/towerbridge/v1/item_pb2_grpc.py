@@ -78,7 +78,9 @@ class ItemServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RemoveItems(self, request, context):
-        """Takes items out of the catalogue. They stay out when a newer bundle is loaded, until they are upserted again.
+        """Takes items out of the catalogue. Events on them from before still count; later ones wait until the item is upserted again.
+        A newer bundle does not bring items back, nor in: the first bundle fills an empty catalogue, after that UpsertItems alone
+        adds to it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,10 @@ class ItemServiceStub:
     item that is in the catalogue already keeps its availability.
     """
     RemoveItems: _grpc.UnaryUnaryMultiCallable[_item_pb2.RemoveItemsRequest, _item_pb2.RemoveItemsResponse]
-    """Takes items out of the catalogue. They stay out when a newer bundle is loaded, until they are upserted again."""
+    """Takes items out of the catalogue. Events on them from before still count; later ones wait until the item is upserted again.
+    A newer bundle does not bring items back, nor in: the first bundle fills an empty catalogue, after that UpsertItems alone
+    adds to it.
+    """
     GetItems: _grpc.UnaryUnaryMultiCallable[_item_pb2.GetItemsRequest, _item_pb2.GetItemsResponse]
     """Reads items; ids that are not in the catalogue are listed as missing."""
     SetAvailability: _grpc.UnaryUnaryMultiCallable[_item_pb2.SetAvailabilityRequest, _item_pb2.SetAvailabilityResponse]
@@ -64,7 +67,10 @@ class ItemServiceAsyncStub(ItemServiceStub):
     item that is in the catalogue already keeps its availability.
     """
     RemoveItems: _aio.UnaryUnaryMultiCallable[_item_pb2.RemoveItemsRequest, _item_pb2.RemoveItemsResponse]  # type: ignore[assignment]
-    """Takes items out of the catalogue. They stay out when a newer bundle is loaded, until they are upserted again."""
+    """Takes items out of the catalogue. Events on them from before still count; later ones wait until the item is upserted again.
+    A newer bundle does not bring items back, nor in: the first bundle fills an empty catalogue, after that UpsertItems alone
+    adds to it.
+    """
     GetItems: _aio.UnaryUnaryMultiCallable[_item_pb2.GetItemsRequest, _item_pb2.GetItemsResponse]  # type: ignore[assignment]
     """Reads items; ids that are not in the catalogue are listed as missing."""
     SetAvailability: _aio.UnaryUnaryMultiCallable[_item_pb2.SetAvailabilityRequest, _item_pb2.SetAvailabilityResponse]  # type: ignore[assignment]
@@ -94,7 +100,10 @@ class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _item_pb2.RemoveItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_item_pb2.RemoveItemsResponse, _abc.Awaitable[_item_pb2.RemoveItemsResponse]]:
-        """Takes items out of the catalogue. They stay out when a newer bundle is loaded, until they are upserted again."""
+        """Takes items out of the catalogue. Events on them from before still count; later ones wait until the item is upserted again.
+        A newer bundle does not bring items back, nor in: the first bundle fills an empty catalogue, after that UpsertItems alone
+        adds to it.
+        """
 
     @_abc_1.abstractmethod
     def GetItems(

@@ -99,7 +99,7 @@ class GetReleaseResponse(_message.Message):
 
     @_builtins.property
     def offline_metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """How the release did offline, as its bundle states it, such as "test.filtered.R@10"."""
+        """How the release did offline, as its bundle states it, such as "validation/filtered/R@10"."""
 
     def __init__(
         self,
