@@ -212,3 +212,13 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         main([command, "--help"])
     assert caught.value.code == 0
     assert "usage" in capsys.readouterr().out
+
+
+def test_data_with_nothing_to_learn_is_refused_and_no_bundle_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "events.csv").write_text("user,item,timestamp\nann,tea,1767225600\nben,mug,1767225700\n", encoding="utf-8")
+    assert main(["import", "csv", "--events", str(tmp_path / "events.csv"), "--out", str(tmp_path / "data")]) == 0
+    assert fit(tmp_path / "data", tmp_path / "bundle", "--text-encoder", "none") == 2
+    assert "nothing to learn from" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
