@@ -113,13 +113,12 @@ class BatchComputer:
         if not to_encode:
             return 0.0
         started = time.monotonic()
-        vectors = release.encode([history for _, history in to_encode])  # (B, D) float32
-        now_us = self._clock_us()
-        for (one, history), vector in zip(to_encode, vectors, strict=True):
-            one.vector = vector
-            one.answer.computed_us = now_us
+        encoded = self._encode([history for _, history in to_encode], release)
+        for (one, _), made in zip(to_encode, encoded, strict=True):
+            one.vector = made.vector
+            one.answer.computed_us = made.computed_us
             if isinstance(one.query.subject, ForPerson):
-                release.user_vectors.put(one.query.subject.person_key, UserVector(vector, history.version, now_us))
+                release.user_vectors.put(one.query.subject.person_key, made)
         seconds = time.monotonic() - started
         self._encode_seconds += 0.2 * (seconds - self._encode_seconds)
         return seconds
@@ -153,12 +152,17 @@ class BatchComputer:
 
     def _encode_people(self, people: list[tuple[int, History]], release: Release) -> None:
         people = [(key, history) for key, history in people if release.counts(history)]
-        if not people:
-            return
-        vectors = release.encode([history for _, history in people])
+        if people:
+            encoded = self._encode([history for _, history in people], release)
+            for (key, _), made in zip(people, encoded, strict=True):
+                release.user_vectors.put(key, made)
+
+    def _encode(self, histories: list[History], release: Release) -> list[UserVector]:
+        """The vectors of histories that count, one for each, computed now."""
+        vectors = release.encode(histories)  # (B, D) float32
         now_us = self._clock_us()
-        for (key, history), vector in zip(people, vectors, strict=True):
-            release.user_vectors.put(key, UserVector(vector, history.version, now_us))
+        pairs = zip(vectors, histories, strict=True)
+        return [UserVector(vector, history.version, now_us) for vector, history in pairs]
 
     def _search(self, asked: list[_Asked], release: Release) -> None:
         if not asked:
