@@ -1,23 +1,41 @@
 """Exact search with torch: the oracle for every other engine, and the default up to about 10^5 items on a CPU."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from index.filters.masks import SlotMask
 from index.matrix import VectorMatrix
-from index.search import K_MAX, Hits
+from index.search import Exclusions, Hits, Masks, check_search, no_hits
 from index.slots import SlotTable
+from index.topk import TILE, prunes, tile_maxima, top_k_of_tiles
 
-TILE = 64
-"""Scores whose maximum stands for them in the first round of top-k."""
+GATHER_SHARE = 0.25
+"""A mask that lets through less than this share of the slots is searched by gathering its rows.
+
+A row in order costs about 27 ns on one core, a gathered one 30 to 110, more as they leave the processor's cache (64 components).
+"""
+_SCORES_MAX = 64 * 1024 * 1024  # scores held at once: 256 MiB
+_BLOCK_SCORES = 256 * 1024  # scores of one matmul on a CPU: 1 MiB, so that they are in its cache when their maxima are taken
+
+
+class _Block(NamedTuple):
+    """Rows of one chunk that are scored by one matmul."""
+
+    chunk: int
+    start: int  # first row in the chunk
+    rows: int
+    slot: int  # of the first row
 
 
 class ExactSearch:
-    """Compares each query with every row, chunk by chunk: one matmul, a bias that rules out rows, and a top-k.
+    """Compares each query with every row: a matmul, a bias that rules out rows, and a top-k by tiles.
 
-    Every slot has a bias of 0 (eligible and with a vector) or -inf, which the matmul adds at no cost of its own.
+    Every slot has a bias of 0 (eligible and with a vector) or -inf. A mask brings a bias of its own, or, if it lets little
+    through, only its rows are read.
     """
 
     kind = "exact"
@@ -26,90 +44,185 @@ class ExactSearch:
         self._slots = slots
         self._matrix = matrix
         self._bias: list[torch.Tensor] = []  # each (chunk_rows,) float32
+        self._scratch = torch.empty(0, device=matrix.device)  # scores: fresh pages at every search would cost as much as the scan
         self.update(np.arange(slots.extent))
 
     def update(self, slots: NDArray[np.int64]) -> None:
-        """See `Search.update`."""
+        """See `Search.update`. Everything is settled at once."""
         matrix = self._matrix
         while len(self._bias) < len(matrix.chunks):
             self._bias.append(torch.full((matrix.chunk_rows,), -torch.inf, device=matrix.device))
         slots = slots[slots < matrix.capacity]
-        open_ = self._slots.eligible(slots) & matrix.holds(slots)
-        bias = torch.from_numpy(np.where(open_, np.float32(0), np.float32(-np.inf)))
-        chunk_of = slots // matrix.chunk_rows
-        for number in np.unique(chunk_of):
-            where = np.nonzero(chunk_of == number)[0]
-            inside = torch.from_numpy(slots[where] - number * matrix.chunk_rows)
-            self._bias[number][inside.to(matrix.device)] = bias[where].to(matrix.device)
+        permitted = self._slots.eligible(slots) & matrix.holds(slots)
+        bias = torch.from_numpy(np.where(permitted, np.float32(0), np.float32(-np.inf))).to(matrix.device)
+        for number, inside, where in matrix.by_chunk(slots):
+            self._bias[number][inside] = bias if where is None else bias[where]
 
-    def search(self, queries: torch.Tensor, k: int, exclude: Sequence[NDArray[np.int64]] | None = None) -> Hits:
+    def settle(self) -> int:
+        """See `Search.settle`."""
+        return 0
+
+    def search(self, queries: torch.Tensor, k: int, exclude: Exclusions | None = None, masks: Masks | None = None) -> Hits:
         """See `Search.search`. Ties are broken arbitrarily."""
-        if queries.ndim != 2 or queries.shape[1] != self._matrix.dim:
-            raise ValueError(f"expected queries of shape (B, {self._matrix.dim}), got {tuple(queries.shape)}")
-        if not 1 <= k <= K_MAX:
-            raise ValueError(f"k must be 1 to {K_MAX}, got {k}")
-        if exclude is not None and len(exclude) != len(queries):
-            raise ValueError(f"expected an exclusion for each of {len(queries)} queries, got {len(exclude)}")
-        parts = [self._search_chunk(number, queries, k, exclude) for number in range(self._used_chunks())]
-        if not parts:
-            return _pad(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), k)
-        scores = torch.cat([scores for scores, _ in parts], dim=1)  # (B, chunks * <=k) float32
-        slots = torch.cat([slots for _, slots in parts], dim=1)  # (B, chunks * <=k) int64
-        if len(parts) > 1:
-            scores, best = torch.topk(scores, min(k, scores.shape[1]), dim=1)
-            slots = torch.gather(slots, 1, best)
-        return _pad(slots.cpu().numpy(), scores.cpu().numpy(), k)
+        check_search(self._matrix.dim, queries, k, exclude, masks)
+        if masks is None or all(mask is None for mask in masks):
+            return self._scan(queries, k, exclude, None)
+        found = no_hits(len(queries), k)
+        for mask, rows in group_by_mask(masks):
+            own = [exclude[row] for row in rows] if exclude is not None else None
+            gather = mask is not None and mask.count < GATHER_SHARE * self._slots.extent
+            hits = (
+                self.gather(queries[rows], k, mask.slots, own)
+                if mask is not None and gather
+                else self._scan(queries[rows], k, own, mask)
+            )
+            found.slots[rows], found.scores[rows] = hits
+        return found
 
-    def _used_chunks(self) -> int:
-        return min(len(self._bias), -(-self._slots.extent // self._matrix.chunk_rows))
-
-    def _search_chunk(
-        self, number: int, queries: torch.Tensor, k: int, exclude: Sequence[NDArray[np.int64]] | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The chunk's best: scores (B, <=k) float32, best first, and slots (B, <=k) int64."""
-        start = number * self._matrix.chunk_rows
-        used = min(self._matrix.chunk_rows, self._slots.extent - start)
-        rows = min(self._matrix.chunk_rows, -(-used // TILE) * TILE)  # whole tiles; unused rows have a bias of -inf
-        chunk = self._matrix.chunks[number][:rows]  # (n, D) float32
-        scores = torch.addmm(self._bias[number][:rows], queries, chunk.T)  # (B, n) float32
-        if exclude is not None:
-            _rule_out(scores, exclude, start)
-        values, inside = top_k(scores, min(k, rows))
-        return values, inside + start
-
-
-def top_k(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest of each row, largest first: (B, n) -> values (B, k), places (B, k) int64. Exact.
-
-    The k best scores lie in the k tiles with the largest maxima: were one in another tile, then k tiles would each hold a score
-    at least as large. So one cheap pass over all scores finds the tiles, and only theirs are sorted.
-    """
-    rows, n = scores.shape
-    if n % TILE or n // TILE <= 2 * k:
-        return torch.topk(scores, k, dim=1)
-    tiles = scores.view(rows, n // TILE, TILE)
-    best_tiles = torch.topk(tiles.amax(dim=2), k, dim=1, sorted=False).indices  # (B, k) int64
-    candidates = torch.gather(tiles, 1, best_tiles[:, :, None].expand(rows, k, TILE)).view(rows, k * TILE)
-    values, places = torch.topk(candidates, k, dim=1)
-    return values, torch.gather(best_tiles, 1, places // TILE) * TILE + places % TILE
-
-
-def _rule_out(scores: torch.Tensor, exclude: Sequence[NDArray[np.int64]], start: int) -> None:
-    n = scores.shape[1]
-    flat = []
-    for row, slots in enumerate(exclude):
+    def gather(self, queries: torch.Tensor, k: int, slots: NDArray[np.int64], exclude: Exclusions | None = None) -> Hits:
+        """The best `k` among the given slots, ascending (m,) int64, which must be eligible and have vectors."""
+        found = no_hits(len(queries), k)
         if len(slots):
-            inside = slots[(slots >= start) & (slots < start + n)] - start
-            flat.append(inside + row * n)
-    if flat:
-        places = torch.from_numpy(np.concatenate(flat)).to(scores.device)
-        scores.view(-1)[places] = -torch.inf
+            scores = queries @ self._matrix.read(slots).T  # (B, m) float32
+            if exclude is not None:
+                excluded = _Excluded.of(exclude)
+                places = np.searchsorted(slots, excluded.slots)
+                among = places < len(slots)
+                among[among] = slots[places[among]] == excluded.slots[among]
+                _rule_out(scores, excluded.rows[among], places[among])
+            values, best = torch.topk(scores, min(k, len(slots)), dim=1)
+            _fill(found, slots[best.cpu().numpy()], values.cpu().numpy())
+        return found
+
+    def _scan(self, queries: torch.Tensor, k: int, exclude: Exclusions | None, mask: SlotMask | None) -> Hits:
+        bias = self._bias if mask is None else self._mask_bias(mask)
+        excluded = _Excluded.of(exclude) if exclude is not None else None
+        parts = [self._scan_blocks(queries, k, blocks, bias, excluded) for blocks in self._passes(len(queries))]
+        found = no_hits(len(queries), k)
+        if parts:
+            scores = torch.cat([scores for scores, _ in parts], dim=1)  # (B, passes * <=k) float32
+            slots = torch.cat([slots for _, slots in parts], dim=1)  # (B, passes * <=k) int64
+            if len(parts) > 1:
+                scores, best = torch.topk(scores, min(k, scores.shape[1]), dim=1)
+                slots = torch.gather(slots, 1, best)
+            _fill(found, slots.cpu().numpy(), scores.cpu().numpy())
+        return found
+
+    def _passes(self, queries: int) -> Iterator[list[_Block]]:
+        """The used rows in blocks, as many together as there is room for their scores. Whole tiles: unused rows have -inf."""
+        chunk_rows = self._matrix.chunk_rows
+        on_cpu = self._matrix.device.type == "cpu"
+        step = max(TILE, _BLOCK_SCORES // queries // TILE * TILE) if on_cpu else chunk_rows
+        step = min(step, max(TILE, _SCORES_MAX // queries // TILE * TILE))
+        blocks: list[_Block] = []
+        held = 0
+        for number in range(min(len(self._bias), -(-self._slots.extent // chunk_rows))):
+            used = min(chunk_rows, -(-(self._slots.extent - number * chunk_rows) // TILE) * TILE)
+            for start in range(0, used, step):
+                rows = min(step, used - start)
+                if blocks and (held + rows) * queries > _SCORES_MAX:
+                    yield blocks
+                    blocks, held = [], 0
+                blocks.append(_Block(number, start, rows, number * chunk_rows + start))
+                held += rows
+        if blocks:
+            yield blocks
+
+    def _scan_blocks(
+        self,
+        queries: torch.Tensor,
+        k: int,
+        blocks: list[_Block],
+        bias: list[torch.Tensor],
+        excluded: "_Excluded | None",
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best of the rows of adjacent blocks: scores (B, <=k) float32, best first, and slots (B, <=k) int64."""
+        count, total = len(queries), sum(block.rows for block in blocks)
+        scores = self._scores(count, total)
+        prune = prunes(total, k) and all(block.rows % TILE == 0 for block in blocks)
+        maxima = torch.empty(count, total // TILE, device=queries.device) if prune else None
+        at = 0
+        for block in blocks:
+            part = scores[:, at : at + block.rows]
+            end = block.start + block.rows
+            chunk = self._matrix.chunks[block.chunk][block.start : end, : self._matrix.dim]  # (rows, D)
+            _score(queries, chunk, bias[block.chunk][block.start : end], part)
+            if excluded is not None:
+                own = excluded.between(block.slot, block.slot + block.rows)
+                _rule_out(part, own.rows, own.slots - block.slot)
+            if maxima is not None:
+                maxima[:, at // TILE : (at + block.rows) // TILE] = tile_maxima(part)
+            at += block.rows
+        if maxima is not None:
+            values, places = top_k_of_tiles(scores, maxima, k)
+        else:
+            values, places = torch.topk(scores, min(k, total), dim=1)
+        return values, places + blocks[0].slot
+
+    def _scores(self, rows: int, columns: int) -> torch.Tensor:
+        """Room for (rows, columns) float32 scores, used again by the next search."""
+        if self._scratch.numel() < rows * columns:
+            self._scratch = torch.empty(rows * columns, device=self._matrix.device)
+        return self._scratch[: rows * columns].view(rows, columns)
+
+    def _mask_bias(self, mask: SlotMask) -> list[torch.Tensor]:
+        """A mask as a bias: 0 where it lets a slot pass, -inf elsewhere; one (chunk_rows,) float32 for each chunk."""
+        passes = torch.from_dlpack(mask.passes).to(self._matrix.device)  # (capacity of the slot table,) bool
+        rows = self._matrix.chunk_rows
+        biases = []
+        for number in range(len(self._bias)):
+            own = passes[number * rows : (number + 1) * rows]
+            bias = torch.full((rows,), -torch.inf, device=self._matrix.device)
+            bias[: len(own)].masked_fill_(own, 0.0)
+            biases.append(bias)
+        return biases
 
 
-def _pad(slots: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Hits:
-    slots = np.where(np.isneginf(scores), -1, slots)
-    missing = k - slots.shape[1]
-    if missing:
-        slots = np.pad(slots, ((0, 0), (0, missing)), constant_values=-1)
-        scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
-    return Hits(slots, scores)
+def group_by_mask(masks: Masks) -> Iterator[tuple[SlotMask | None, list[int]]]:
+    """Each different mask with the queries that have it."""
+    groups: dict[int, tuple[SlotMask | None, list[int]]] = {}
+    for row, mask in enumerate(masks):
+        groups.setdefault(id(mask), (mask, []))[1].append(row)
+    yield from groups.values()
+
+
+def _score(queries: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> None:
+    """out = queries @ rows.T + bias: (B, D) float32, (n, D) float32 or float16, (n,) float32 -> (B, n) float32."""
+    if rows.dtype == torch.float32:
+        torch.mm(queries, rows.T, out=out)
+    elif rows.device.type == "cpu":
+        torch.mm(queries, rows.to(torch.float32).T, out=out)
+    else:  # float16 products, added up and kept in float32; the queries are rounded to float16
+        torch.mm(queries.to(rows.dtype), rows.T, out_dtype=torch.float32, out=out)
+    out.add_(bias)  # not addmm, which writes the bias to memory before the product
+
+
+class _Excluded(NamedTuple):
+    """Excluded slots of all queries together, ascending."""
+
+    slots: NDArray[np.int64]  # (e,) int64
+    rows: NDArray[np.int64]  # (e,) int64, whose they are
+
+    @classmethod
+    def of(cls, exclude: Exclusions) -> "_Excluded":
+        slots = np.concatenate(exclude)
+        rows = np.repeat(np.arange(len(exclude)), [len(one) for one in exclude])
+        order = np.argsort(slots, kind="stable")
+        return cls(slots[order], rows[order])
+
+    def between(self, start: int, end: int) -> "_Excluded":
+        first, last = np.searchsorted(self.slots, (start, end))
+        return _Excluded(self.slots[first:last], self.rows[first:last])
+
+
+def _rule_out(scores: torch.Tensor, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+    """Sets scores[rows, places] to -inf: (B, n) float32, (e,) int64 each."""
+    if len(rows):
+        scores[torch.from_numpy(rows).to(scores.device), torch.from_numpy(places).to(scores.device)] = -torch.inf
+
+
+def _fill(found: Hits, slots: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
+    """Writes (B, <=k) slots and scores, best first, to the front of the hits; a score of -inf is no hit."""
+    width = slots.shape[1]
+    found.slots[:, :width] = np.where(np.isneginf(scores), -1, slots)
+    found.scores[:, :width] = scores

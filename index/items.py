@@ -1,15 +1,18 @@
 """The facade: items with vectors, searched by any engine, checked once more before they are handed out."""
 
 import logging
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from index.exact import ExactSearch
+from index.filters.filter import Filter
+from index.filters.masks import MaskCache, SlotMask
 from index.matrix import VectorMatrix
-from index.search import Search
+from index.search import Exclusions, Search
 from index.slots import SlotTable
 
 _log = logging.getLogger(__name__)
@@ -23,56 +26,137 @@ class Candidates(NamedTuple):
     scores: NDArray[np.float32]  # (n,) float32, higher is better
 
 
+class Searched(NamedTuple):
+    """One answered query, for those who watch: what was asked of which engine, and what it found."""
+
+    query: torch.Tensor  # (D,) float32
+    k: int
+    exclude: NDArray[np.int64] | None
+    mask: SlotMask | None
+    slots: NDArray[np.int64]  # (<= k,) int64, best first
+
+
+class Watcher(Protocol):
+    """Learns of every change and of answered queries. Runs on the owner's thread, so it must be quick."""
+
+    def changed(self, slots: NDArray[np.int64]) -> None:
+        """The vectors, life, availability or attributes of these slots changed: (n,) int64."""
+        ...
+
+    def searched(self, searched: Searched) -> None:
+        """The engine answered a query."""
+        ...
+
+
 class ItemIndex:
     """The slot table of a tenant and the vectors and the search engine of one release, kept in step.
 
-    One thread calls it. `violations` counts candidates that an engine returned although they were not eligible or were
-    excluded; it stays 0, and a candidate that counts is never handed out.
+    One thread owns it. Changes are readable at once and found by searches once they are settled: the engine's upkeep is done in
+    short slices by `settle`, between which searches may run. `queued` counts slots that were changed, `settled` how many of
+    them, in order, searches find: what was queued by a change is found when `settled` has reached `queued` as it was after it.
+
+    `violations` counts candidates that an engine returned although they were not eligible, were excluded or did not pass the
+    filter; it stays 0, and a candidate that counts is never handed out.
     """
 
-    def __init__(self, slots: SlotTable, matrix: VectorMatrix, search: Search) -> None:
+    def __init__(self, slots: SlotTable, matrix: VectorMatrix, search: Search, *, oracle: ExactSearch | None = None) -> None:
+        """oracle: the exact search over the same slots and matrix; by default the engine itself if it is exact, or a new one."""
         self.slots = slots
         self.matrix = matrix
         self.engine = search
+        self.oracle = oracle or (search if isinstance(search, ExactSearch) else ExactSearch(slots, matrix))
+        self.watchers: list[Watcher] = []
         self.violations = 0
+        self.queued = 0
+        self.settled = 0
+        self._masks = MaskCache(slots, matrix.holds)
 
     def set_vectors(self, slots: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Writes the vectors of slots: (n,) int64, (n, D) float32 unit rows. Visible to the next search."""
+        """Writes the vectors of slots: (n,) int64, (n, D) float32 unit rows."""
         self.matrix.write(slots, vectors)
-        self.engine.update(slots)
+        self.changed(slots)
 
     def clear_vectors(self, slots: NDArray[np.int64]) -> None:
-        """Forgets the vectors of slots: (n,) int64."""
+        """Forgets the vectors of slots: (n,) int64. No later search returns them."""
         self.matrix.clear(slots)
-        self.engine.update(slots)
+        self.changed(slots)
 
-    def eligibility_changed(self, slots: NDArray[np.int64]) -> None:
-        """Takes note that the slot table says something new of these slots: (n,) int64. Visible to the next search."""
+    def changed(self, slots: NDArray[np.int64]) -> None:
+        """Takes note that the slot table says something new of these slots: (n,) int64.
+
+        What is not eligible any more is returned by no later search, settled or not.
+        """
+        if not len(slots):
+            return
+        if self.engine is not self.oracle:
+            self.oracle.update(slots)
         self.engine.update(slots)
+        self._masks.changed(slots)
+        for watcher in self.watchers:
+            watcher.changed(slots)
+        self.queued += len(slots)
+        if isinstance(self.engine, ExactSearch):
+            self.settled = self.queued
+
+    def settle(self) -> bool:
+        """Does one short slice of the engine's upkeep; False if nothing is left."""
+        left = self.engine.settle()
+        self.settled = self.queued - left
+        return left > 0
+
+    def finish(self) -> None:
+        """Settles everything."""
+        while self.settle():
+            pass
 
     def search(
-        self, queries: torch.Tensor, ks: Sequence[int], exclude: Sequence[NDArray[np.int64]] | None = None
+        self,
+        queries: torch.Tensor,
+        ks: Sequence[int],
+        exclude: Exclusions | None = None,
+        filters: Sequence[Filter | None] | None = None,
+        *,
+        exact: bool = False,
     ) -> list[Candidates]:
-        """The best items for each query: (B, D) float32, k for each, and slots to leave out for each.
+        """The best items for each query: (B, D) float32, k for each, slots to leave out, and a filter or None for each.
 
-        Exactly min(k, eligible) items each, best first.
+        Exactly min(k, eligible) items each, best first. exact: compares with every eligible item, whatever the engine is. Raises
+        FilterError for a filter that cannot be applied.
         """
-        hits = self.engine.search(queries, max(ks), exclude)
+        masks = [self.mask(one) if one is not None else None for one in filters] if filters is not None else None
+        engine = self.oracle if exact else self.engine
+        hits = engine.search(queries, max(ks), exclude, masks)
         found = []
         for row, k in enumerate(ks):
             excluded = exclude[row] if exclude is not None else None
-            found.append(self._recheck(hits.slots[row, :k], hits.scores[row, :k], excluded))
+            mask = masks[row] if masks is not None else None
+            found.append(self._recheck(hits.slots[row, :k], hits.scores[row, :k], excluded, mask))
+            for watcher in self.watchers:
+                watcher.searched(Searched(queries[row], k, excluded, mask, found[-1].slots))
         return found
 
-    def _recheck(self, slots: NDArray[np.int64], scores: NDArray[np.float32], exclude: NDArray[np.int64] | None) -> Candidates:
+    def mask(self, filter_: Filter) -> SlotMask:
+        """What a filter lets through now. Raises FilterError if it cannot be applied."""
+        return self._masks.mask(filter_)
+
+    def _recheck(
+        self,
+        slots: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        exclude: NDArray[np.int64] | None,
+        mask: SlotMask | None,
+    ) -> Candidates:
         """Every candidate against the slot table itself, whatever the engine did: nothing ineligible passes."""
-        found = slots >= 0
-        slots, scores = slots[found], scores[found]
+        if len(slots) and slots[-1] < 0:
+            found = slots >= 0
+            slots, scores = slots[found], scores[found]
         permitted = self.slots.eligible(slots) & self.matrix.holds(slots)
         if exclude is not None and len(exclude):
             permitted &= ~np.isin(slots, exclude)
-        wrong = len(slots) - int(permitted.sum())
-        if wrong:
+        if mask is not None:
+            permitted &= mask.passes[slots]
+        if not permitted.all():
+            wrong = len(slots) - int(np.count_nonzero(permitted))
             self.violations += wrong
             _log.error("the engine %s returned %d candidates that are not permitted", self.engine.kind, wrong)
             slots, scores = slots[permitted], scores[permitted]

@@ -1,24 +1,40 @@
 """The item vectors of one release."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-CHUNK_ROWS = 65_536
-"""Rows of one chunk. Growth adds a chunk and moves nothing; a chunk's scores for 64 queries are 16 MiB."""
+CHUNK_ROWS = 1_048_576
+"""Rows of one chunk. Growth adds a chunk and moves nothing. Rows scattered over many chunks are slower to read (6 microseconds a
+chunk), so chunks are large; on a CPU the memory of a row is taken when it is first written."""
 
 
 class VectorMatrix:
-    """Rows of float32 vectors by slot, in chunks of a fixed size, with a has-vector bitmap.
+    """Rows of vectors by slot, in chunks of a fixed size, with a has-vector bitmap.
 
-    One thread owns it. `dim` is the number of components, `device` where the rows lie ("cpu", "cuda:0").
+    One thread owns it. `dim` is the number of components, `device` where the rows lie ("cpu", "cuda:0"), `dtype` how they are
+    kept (float32, or float16 for half the memory). `padded` columns behind the components belong to the search engine.
     """
 
-    def __init__(self, dim: int, *, device: str = "cpu", chunk_rows: int = CHUNK_ROWS) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        chunk_rows: int = CHUNK_ROWS,
+        padded: int = 0,
+    ) -> None:
+        if dtype not in (torch.float32, torch.float16):
+            raise ValueError(f"rows are float32 or float16, not {dtype}")
         self.dim = dim
         self.device = torch.device(device)
+        self.dtype = dtype
         self.chunk_rows = chunk_rows
-        self.chunks: list[torch.Tensor] = []  # each (chunk_rows, D) float32
+        self.padded = padded
+        self.chunks: list[torch.Tensor] = []  # each (chunk_rows, D + padded) of dtype
         self.has_vector: NDArray[np.bool_] = np.zeros(0, dtype=bool)  # (chunks * chunk_rows,)
 
     @property
@@ -39,20 +55,24 @@ class VectorMatrix:
             return
         slots, vectors = _keep_last(slots, vectors)
         self._reach(int(slots.max()) + 1)
-        rows = torch.from_numpy(np.array(vectors, dtype=np.float32))  # a copy: the caller's array may be read-only
-        for number, inside, where in self._by_chunk(slots):
-            self.chunks[number][inside] = rows[where].to(self.device)
+        # A copy: the caller's array may be read-only.
+        rows = torch.from_numpy(np.array(vectors, dtype=np.float32)).to(self.device, self.dtype)  # (n, D)
+        for number, inside, where in self.by_chunk(slots):
+            self.chunks[number][inside, : self.dim] = rows if where is None else rows[where]
         self.has_vector[slots] = True
 
     def clear(self, slots: NDArray[np.int64]) -> None:
         """Forgets the vectors of the slots: (n,) int64. The rows are zeroed, so that nothing of them can be read again."""
         slots = slots[slots < self.capacity]
-        for number, inside, _ in self._by_chunk(slots):
-            self.chunks[number][inside] = 0
+        for number, inside, _ in self.by_chunk(slots):
+            self.chunks[number][inside, : self.dim] = 0
         self.has_vector[slots] = False
 
     def holds(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the slots have a vector: (n,) bool."""
+        if len(slots) and slots.max() < self.capacity:
+            held: NDArray[np.bool_] = self.has_vector[slots]
+            return held
         held = np.zeros(len(slots), dtype=bool)
         inside = slots < self.capacity
         held[inside] = self.has_vector[slots[inside]]
@@ -61,26 +81,35 @@ class VectorMatrix:
     def read(self, slots: NDArray[np.int64]) -> torch.Tensor:
         """The rows of the slots, in their order: (n,) int64 -> (n, D) float32 on the matrix's device."""
         if len(self.chunks) == 1:
-            return self.chunks[0][torch.from_numpy(slots).to(self.device)]
+            places = torch.from_numpy(slots).to(self.device)
+            return self.chunks[0][:, : self.dim].index_select(0, places).to(torch.float32)
         rows = torch.empty(len(slots), self.dim, device=self.device)  # (n, D) float32
-        for number, inside, where in self._by_chunk(slots):
-            rows[where.to(self.device)] = self.chunks[number][inside]
+        for number, inside, where in self.by_chunk(slots):
+            part = self.chunks[number][:, : self.dim].index_select(0, inside)
+            if where is None:
+                return part.to(torch.float32)
+            rows[where] = part.to(torch.float32)
         return rows
 
     def _reach(self, extent: int) -> None:
         while self.capacity < extent:
-            self.chunks.append(torch.zeros(self.chunk_rows, self.dim, device=self.device))
+            self.chunks.append(self._zeros(self.chunk_rows, self.dim + self.padded))
             self.has_vector = np.concatenate([self.has_vector, np.zeros(self.chunk_rows, dtype=bool)])
 
-    def _by_chunk(self, slots: NDArray[np.int64]) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
-        """For each chunk touched: its number, the rows inside it (on the device), and their places in `slots` (on the CPU)."""
+    def _zeros(self, rows: int, columns: int) -> torch.Tensor:
+        if self.device.type == "cpu":  # NumPy leaves untouched pages unmapped, torch writes zeros to all of them
+            return torch.from_numpy(np.zeros((rows, columns), dtype=np.float32 if self.dtype is torch.float32 else np.float16))
+        return torch.zeros(rows, columns, device=self.device, dtype=self.dtype)
+
+    def by_chunk(self, slots: NDArray[np.int64]) -> Iterator[tuple[int, torch.Tensor, torch.Tensor | None]]:
+        """For each chunk touched: its number, the rows inside it, and their places in `slots` (None: all of them, in order)."""
         chunk_of = slots // self.chunk_rows
-        parts = []
-        for number in np.unique(chunk_of):
-            where = np.nonzero(chunk_of == number)[0]
-            inside = torch.from_numpy(slots[where] - number * self.chunk_rows).to(self.device)
-            parts.append((int(number), inside, torch.from_numpy(where)))
-        return parts
+        numbers = np.unique(chunk_of)
+        for number in numbers.tolist():
+            where = None if len(numbers) == 1 else np.flatnonzero(chunk_of == number)
+            inside = (slots if where is None else slots[where]) - number * self.chunk_rows
+            places = None if where is None else torch.from_numpy(where).to(self.device)
+            yield number, torch.from_numpy(inside).to(self.device), places
 
 
 def _keep_last(slots: NDArray[np.int64], vectors: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

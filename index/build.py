@@ -1,0 +1,113 @@
+"""Builds inverted lists over a copy of the rows: train, fill, measure. Nothing of it touches a live index."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from index.lists import TRAIN_POINTS, InvertedLists, list_count, train_centroids
+from index.probing import SHARES, ProbeTable, calibrate
+from index.search import K_MAX
+
+_log = logging.getLogger(__name__)
+_ROWS_AT_ONCE = 16_384
+_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Built:
+    """Lists that are ready to be searched, and what was measured of them."""
+
+    lists: InvertedLists
+    table: ProbeTable
+    gather_rows: int
+    """Below this number of rows it is faster to gather and score a mask's rows than to search the lists: measured here."""
+    seconds: float
+
+
+def build_lists(
+    slots: NDArray[np.int64],
+    rows: torch.Tensor,
+    queries: torch.Tensor,
+    *,
+    target: float,
+    seed: int = 0,
+    lists: int | None = None,
+    centroids: NDArray[np.float32] | None = None,
+    list_of: NDArray[np.int32] | None = None,
+) -> Built:
+    """Lists over rows: slots (n,) int64, rows (n, D) float32 or float16 unit rows, n >= 1; queries (Q, D) float32, Q >= 1.
+
+    Deterministic for a seed and a number of threads, but for `gather_rows`, which is timed. queries: a sample of what will be
+    asked, on which the recall `target` is calibrated. lists: how many; by default `list_count`. centroids and list_of: from an
+    earlier build, (L, D) float32 and (n,) int32, -1 where unknown; then nothing is trained.
+    """
+    started = time.monotonic()
+    if centroids is None:
+        count = min(lists or list_count(len(slots)), len(slots))
+        sample = np.sort(np.random.default_rng(seed).permutation(len(slots))[: TRAIN_POINTS * count])
+        centroids = train_centroids(rows[torch.from_numpy(sample)].to(torch.float32).numpy(), count, seed=seed)
+    inverted = InvertedLists(centroids)
+    for start in range(0, len(slots), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        own = rows[part].to(torch.float32)
+        inverted.put(slots[part], own, _known_lists(inverted, own, None if list_of is None else list_of[part]))
+    filled = time.monotonic()
+    table = calibrate(inverted, slots, rows, queries, target=target, seed=seed)
+    gather_rows = _gather_rows(inverted, table, slots, rows, queries)
+    seconds = time.monotonic() - started
+    _log.info(
+        "%d rows in %d lists in %.1f s; %d of them are looked into for recall@100 of %.3f, measured on %d queries in %.1f s",
+        len(slots), inverted.count, filled - started, table.probes(100, 1.0), target, len(queries), time.monotonic() - filled,
+    )  # fmt: skip
+    return Built(inverted, table, gather_rows, seconds)
+
+
+def _known_lists(
+    inverted: InvertedLists, rows: torch.Tensor, list_of: NDArray[np.int32] | None
+) -> NDArray[np.int32] | None:
+    if list_of is None:
+        return None
+    known = list_of.copy()
+    unknown = np.flatnonzero(known < 0)
+    if len(unknown):
+        known[unknown] = inverted.nearest(rows[torch.from_numpy(unknown)])
+    return known
+
+
+def _gather_rows(
+    inverted: InvertedLists, table: ProbeTable, slots: NDArray[np.int64], rows: torch.Tensor, queries: torch.Tensor
+) -> int:
+    """The largest measured subset that is searched faster by gathering its rows, for 100 hits; at least `K_MAX`."""
+    largest = K_MAX
+    generator = np.random.default_rng(0)
+    for share in reversed(SHARES):
+        chosen = generator.random(len(slots)) < share
+        places = torch.from_numpy(np.flatnonzero(chosen))
+        if len(places) <= largest:
+            continue
+        passes = np.zeros(int(slots.max()) + 1, dtype=bool)
+        passes[slots[chosen]] = True
+        bits = np.packbits(passes, bitorder="little")
+        probes = min(int(table.probes(100, share)), inverted.count)
+        one = queries[:1].contiguous()
+        gathering = _fastest(lambda places=places: torch.topk(one @ rows[places].to(torch.float32).T, 100))
+        probing = _fastest(lambda probes=probes, bits=bits: inverted.search(one.numpy(), 100, probes, bits))
+        if gathering > probing:
+            break
+        largest = len(places)
+    return largest
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few runs."""
+    times = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)

@@ -1,0 +1,89 @@
+"""How many lists a search must look into to reach a target recall, measured against exact search on sampled queries."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from index.lists import InvertedLists
+
+KS = (1, 10, 100, 1000)
+SHARES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+_LOG_KS = np.log(KS)
+_LOG_SHARES = -np.log(SHARES)  # ascending
+_CONFIDENCE = 1.64  # standard errors between the mean recall of the sample and the target: one-sided 95 %
+_QUERIES_AT_ONCE = 16
+_ROWS_AT_ONCE = 16_384
+
+
+@dataclass(frozen=True)
+class ProbeTable:
+    """Lists to look into, by k and by the share of rows that a filter lets through.
+
+    The fewer pass, the farther away the k best of them are: with one row in ten, the best 100 are spread like the best 1,000.
+    """
+
+    target: float
+    """Mean recall that was asked for, 0 to 1."""
+    needed: NDArray[np.int32]  # (len(SHARES), len(KS)) int32
+
+    def probes(self, k: int, share: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        """Lists for `k` hits where each `share` (0 to 1) of the rows passes; interpolated between what was measured.
+
+        Below the smallest measured share the number grows as the share falls.
+        """
+        place = min(max(float(np.interp(np.log(k), _LOG_KS, np.arange(len(KS)))), 0.0), len(KS) - 1.0)
+        column = min(int(place), len(KS) - 2)
+        logs = np.log(self.needed[:, column : column + 2])  # (shares, 2)
+        by_share = logs[:, 0] + (place - column) * (logs[:, 1] - logs[:, 0])
+        share = np.maximum(share, 1e-9)
+        found = np.exp(np.interp(-np.log(share), _LOG_SHARES, by_share))
+        return np.asarray(found * np.maximum(1.0, SHARES[-1] / share))
+
+
+def calibrate(
+    lists: InvertedLists, slots: NDArray[np.int64], rows: torch.Tensor, queries: torch.Tensor, *, target: float, seed: int
+) -> ProbeTable:
+    """Measures the table: for random subsets of the rows, where the truly best of them lie in each query's order of lists.
+
+    slots: (n,) int64, all in the lists; rows: their vectors, (n, D) float32 or float16; queries: (Q, D) float32, like those
+    that will be asked. A number of lists is enough if mean recall, less 1.64 standard errors, reaches the target.
+    """
+    ranks = lists.ranks(queries)  # (Q, L) int32
+    list_of = lists.list_of[slots]  # (n,) int32
+    order = np.random.default_rng(seed).permutation(len(slots))
+    needed = np.ones((len(SHARES), len(KS)), dtype=np.int32)
+    for place, share in enumerate(SHARES):
+        subset = np.sort(order[: max(1, int(share * len(slots)))])
+        best = _best(rows if share == 1.0 else rows[torch.from_numpy(subset)], queries, KS[-1])  # (Q, <=1000) places
+        rank = np.take_along_axis(ranks, list_of[subset[best]], axis=1)  # (Q, <=1000): where each hit's list comes
+        for column, k in enumerate(KS):
+            needed[place, column] = _enough(rank[:, :k], lists.count, target)
+    # More never needs fewer: what little data says otherwise is chance.
+    needed = np.maximum.accumulate(np.maximum.accumulate(needed, axis=0), axis=1)
+    return ProbeTable(target, needed)
+
+
+def _enough(rank: NDArray[np.int32], lists: int, target: float) -> int:
+    """The fewest lists whose recall is the target's: rank (Q, k), the place of each true hit's list in its query's order."""
+    queries, k = rank.shape
+    found = np.zeros((queries, lists), dtype=np.float32)
+    np.add.at(found, (np.arange(queries)[:, None], rank), 1.0 / k)
+    recall = np.cumsum(found, axis=1)  # (Q, L): after 1, 2, ... lists
+    sure = recall.mean(axis=0) - _CONFIDENCE * recall.std(axis=0) / np.sqrt(queries)
+    reached = np.flatnonzero(sure >= target)
+    return int(reached[0]) + 1 if len(reached) else lists
+
+
+def _best(rows: torch.Tensor, queries: torch.Tensor, k: int) -> NDArray[np.int64]:
+    """Places of the rows with the largest inner products, best first: (n, D), (Q, D) -> (Q, min(k, n)) int64."""
+    k = min(k, len(rows))
+    parts = []
+    for some in queries.split(_QUERIES_AT_ONCE):
+        scores = torch.empty(len(some), len(rows))  # (<=16, n) float32
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            part = rows[start : start + _ROWS_AT_ONCE].to(torch.float32)
+            torch.mm(some, part.T, out=scores[:, start : start + len(part)])
+        parts.append(torch.topk(scores, k, dim=1).indices)
+    return torch.cat(parts).numpy()
