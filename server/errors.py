@@ -6,6 +6,7 @@ ServiceError
 ├── AlreadyExists         ALREADY_EXISTS        the event_id is taken by another event
 ├── FailedPrecondition    FAILED_PRECONDITION   not in this state: another release, another journal, no vector
 ├── DeadlineExceeded      DEADLINE_EXCEEDED     not to be had in the time given
+├── ResourceExhausted     RESOURCE_EXHAUSTED    not enough memory for it now
 └── Unavailable           UNAVAILABLE           try another server: draining, or a part of this one has died
 StartupError                                    the server cannot start; one line says why and what to do
 """
@@ -48,6 +49,10 @@ class FailedPrecondition(ServiceError):
 
 class DeadlineExceeded(ServiceError):
     code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class ResourceExhausted(ServiceError):
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class Unavailable(ServiceError):

@@ -9,6 +9,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from server.engine.exhaustion import Exhaustion
 from server.engine.query import Answer, Query
 from server.errors import DeadlineExceeded, Unavailable
 
@@ -48,6 +49,7 @@ class Engine:
         self._poked = False
         self._stopping = False
         self._dead = False
+        self._memory = Exhaustion()
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -98,7 +100,7 @@ class Engine:
                 if not calls and not queries and not idle:
                     return
                 for call in calls:
-                    _run_call(call)
+                    self._run_call(call)
                 if queries:
                     self._run_queries(queries)
                 if idle:
@@ -132,22 +134,33 @@ class Engine:
             return
         try:
             self._answer(wanted)
+            self._memory.answered()
         except Exception as error:
             _log.error("a batch of %d queries failed", len(wanted), exc_info=True)
+            refusal = self._memory.refusal(error)
             for query in wanted:
                 if not query.future.done():
-                    query.future.set_exception(error)
+                    query.future.set_exception(refusal)
 
     def _run_background(self) -> None:
         with self._wake:
             self._poked = False  # first, so that a poke during the work is not lost
         try:
             more = self._background()
-        except Exception:
+        except Exception as error:
             _log.error("background work failed", exc_info=True)
+            self._memory.refusal(error)
             more = False
         if more:
             self.poke()
+
+    def _run_call(self, call: _Call) -> None:
+        if not call.future.set_running_or_notify_cancel():
+            return
+        try:
+            call.future.set_result(call.function())
+        except Exception as error:
+            call.future.set_exception(self._memory.refusal(error))
 
     def _die(self, taken: list[Any]) -> None:
         with self._wake:
@@ -161,12 +174,3 @@ class Engine:
                     one.future.set_exception(Unavailable("the engine died; repeat the call on another server"))
         finally:
             self._on_death()
-
-
-def _run_call(call: _Call) -> None:
-    if not call.future.set_running_or_notify_cancel():
-        return
-    try:
-        call.future.set_result(call.function())
-    except Exception as error:
-        call.future.set_exception(error)
