@@ -154,7 +154,7 @@ class ItemIndex:
         if exclude is not None and len(exclude):
             permitted &= ~np.isin(slots, exclude)
         if mask is not None:
-            permitted &= mask.passes[slots]
+            permitted &= mask.permits(slots)
         if not permitted.all():
             wrong = len(slots) - int(np.count_nonzero(permitted))
             self.violations += wrong

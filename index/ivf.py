@@ -19,6 +19,8 @@ from index.slots import SlotTable
 SLICE = 64
 """Slots that one `settle` brings up to date: about 0.3 ms at 1,024 lists of 64 components, so that a search hardly waits."""
 _OVER_FETCH = 256  # hits fetched beyond k to make up for excluded ones; more are ruled out by a bitmap
+_SPARSE = 0.5  # of the share of rows that pass: with less near a query, a filter is not spread like a random one
+_STABLE = 0.98  # of the hits stay when twice as many lists are looked into: then more would hardly change them
 _COUNT_DRIFT = 0.05  # a mask's rows by list are counted anew when its size has changed by this share
 
 
@@ -26,8 +28,7 @@ class IvfSearch:
     """Looks into the lists nearest to a query, and scores what it finds there with the matrix's own rows.
 
     The number of lists comes from `ProbeTable`, by k and by how many of the rows near the query a mask lets through. A mask that
-    lets little through is searched exactly. Every answer is complete: what a search misses it looks for in four times as many
-    lists, and then in all of them. Until `use` gives it lists it passes everything on to the exact search.
+    lets little through is searched exactly. Every answer is complete: what a search misses it looks for in ever more lists. Until `use` gives it lists it passes everything on to the exact search.
     """
 
     kind = "faiss-ivf"
@@ -132,25 +133,46 @@ class IvfSearch:
         for row in range(len(queries)):
             query = queries[row : row + 1]
             bits = self._bits(exclude[row] if exclude is not None else None, mask)
-            for probes in self._ladder(query[0], k, by_list):
-                slots, _ = lists.search(query.numpy(), k, probes, bits)
-                if np.count_nonzero(slots >= 0) >= min(k, len(lists) if mask is None else mask.count):
-                    break
+            slots = self._search_until_sure(query, k, bits, by_list, len(lists) if mask is None else mask.count)
             found.slots[row], found.scores[row] = (part[0] for part in self._score(query, slots, k))
         return found
 
-    def _ladder(self, query: torch.Tensor, k: int, by_list: NDArray[np.int64]) -> tuple[int, int, int]:
-        """How many lists to look into, then, and at last, for the (D,) query; by_list: (L,) rows that may be returned.
+    def _search_until_sure(
+        self, query: torch.Tensor, k: int, bits: NDArray[np.uint8], by_list: NDArray[np.int64], passing: int
+    ) -> NDArray[np.int64]:
+        """The best k for the (1, D) query among what the bitmap lets through, by the lists' scores: (1, k) slots, -1 for none.
 
-        The first number is the smallest that the table holds to be enough for the share of rows that pass in just these lists.
+        It looks into twice as many lists as long as hits are missing, or, where little of what passes lies near the query, as
+        long as that changes the hits: of such filters the table, which was measured on random ones, says little.
+        """
+        lists, _ = self._in_use()
+        probes, usual = self._first_probes(query[0], k, by_list)
+        before: NDArray[np.int64] | None = None
+        while True:
+            slots, _ = lists.search(query.numpy(), k, probes, bits)
+            complete = np.count_nonzero(slots >= 0) >= min(k, passing)
+            settled = usual or (before is not None and np.isin(slots, before).mean() >= _STABLE)
+            if probes >= lists.count or (complete and settled):
+                return slots
+            before = slots
+            probes = min(2 * probes, lists.count)
+
+    def _first_probes(self, query: torch.Tensor, k: int, by_list: NDArray[np.int64]) -> tuple[int, bool]:
+        """How many lists to look into for the (D,) query, and whether what passes is spread as the table was measured.
+
+        by_list: (L,) rows that pass. The number is the smallest that the table holds to be enough, both for the share of rows
+        that pass in just these lists, and by how much of all that passes lies in them.
         """
         lists, table = self._in_use()
         order = lists.by_nearness(query)
         passing = np.cumsum(by_list[order])  # (L,): rows that pass in the nearest 1, 2, ... lists
         share = passing / np.maximum(np.cumsum(lists.sizes[order]), 1)
-        enough = (np.arange(1, lists.count + 1) >= table.probes(k, share)) & (passing >= min(k, passing[-1]))
+        covered = passing / max(passing[-1], 1)  # (L,): their part of all rows that pass
+        part = min(float(table.probes(k, share[-1])) / lists.count, 1.0)
+        enough = (np.arange(1, lists.count + 1) >= table.probes(k, share)) & (covered >= part)
         first = int(np.argmax(enough)) + 1 if enough.any() else lists.count
-        return first, min(4 * first, lists.count), lists.count
+        usual = first == lists.count or share[min(first, ceil(part * lists.count)) - 1] >= _SPARSE * share[-1]
+        return first, bool(usual)
 
     def _bits(self, exclude: NDArray[np.int64] | None, mask: SlotMask | None) -> NDArray[np.uint8]:
         """What one query may return, packed for FAISS: by slot, little-endian."""
