@@ -50,7 +50,7 @@ class Exhaustion:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """torch and cupy have classes of their own; FAISS and cuBLAS leave it to the words of a RuntimeError."""
+    """Torch and cupy have classes of their own; FAISS and cuBLAS leave it to the words of a RuntimeError."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)

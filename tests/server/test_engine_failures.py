@@ -114,7 +114,7 @@ def test_a_server_that_runs_out_of_memory_three_times_in_a_row_gives_up(serve: S
     for _ in range(2):
         with pytest.raises(towerbridge.ResourceExhausted):
             ask(served)
-    with pytest.raises(towerbridge.Unavailable, match="the engine (died|has stopped)"):
+    with pytest.raises(towerbridge.Unavailable, match=r"the engine (died|has stopped)"):
         served.client.recommend(vector=[1.0] * 8, limit=3, timeout_s=2.0)
     wait_until(lambda: health(served) == NOT_SERVING)
     assert "3 computations in a row ran out of memory" in caplog.text
