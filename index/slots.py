@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from index.filters.columns import AttributeColumns
+
 
 class SlotTable:
     """Maps item ids to slots: positions that a tenant's releases share, each in a matrix of its own.
@@ -21,6 +23,7 @@ class SlotTable:
         self.ids: NDArray[np.object_] = np.full(capacity, None, dtype=object)  # (capacity,) item id or None
         self.live: NDArray[np.bool_] = np.zeros(capacity, dtype=bool)  # (capacity,)
         self.available: NDArray[np.bool_] = np.zeros(capacity, dtype=bool)  # (capacity,)
+        self.columns = AttributeColumns(capacity)  # what filters compare; a slot's attributes are cleared with its item
 
     def __len__(self) -> int:
         """The number of live items."""
@@ -73,6 +76,7 @@ class SlotTable:
         if self.live[slot] or self.ids[slot] is None:
             raise ValueError(f"slot {slot} is live or already free")
         self.ids[slot] = None
+        self.columns.clear_one(slot)
         self._free.append(slot)
 
     def eligible(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -82,7 +86,9 @@ class SlotTable:
 
     def _take(self) -> int:
         if self._free:
-            return self._free.pop()
+            slot = self._free.pop()
+            self.columns.clear_one(slot)  # whatever was written to it since it was freed is not the next item's
+            return slot
         if self.extent == len(self.ids):
             self._grow(2 * self.extent)
         self.extent += 1
@@ -94,3 +100,4 @@ class SlotTable:
         self.ids = np.concatenate([self.ids, np.full(added, None, dtype=object)])
         self.live = np.concatenate([self.live, np.zeros(added, dtype=bool)])
         self.available = np.concatenate([self.available, np.zeros(added, dtype=bool)])
+        self.columns.grow(capacity)

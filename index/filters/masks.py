@@ -1,0 +1,174 @@
+"""Filters compiled to bitmaps over the slots, cached and kept up to date."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.filters.evaluate import check_comparable, evaluate
+from index.filters.filter import Filter
+from index.slots import SlotTable
+
+_REMEMBERED = 65_536
+"""Changes that are remembered; a mask that is further behind is computed anew."""
+_IDS_MAX = 1_000_000
+"""Ids in the allow and deny lists of all cached filters together: some 70 bytes each."""
+
+
+class SlotMask:
+    """Which slots a query may return: live, available, with a vector and passing its filter.
+
+    It belongs to the index's owner thread, and says what was true at the last `MaskCache.mask`, which changes it in place.
+    """
+
+    def __init__(self, filter: Filter, passes: NDArray[np.bool_]) -> None:
+        self.filter = filter
+        self.passes = passes  # (capacity,) bool by slot
+        self.count = int(np.count_nonzero(passes))
+        self.version = 0  # grows with every change of `passes`
+        self._slots: NDArray[np.int64] | None = None
+        self._bits: NDArray[np.uint8] | None = None
+
+    @property
+    def slots(self) -> NDArray[np.int64]:
+        """The slots that pass, ascending: (count,) int64. Computed when asked for, and then kept up to date."""
+        if self._slots is None:
+            self._slots = np.flatnonzero(self.passes).astype(np.int64, copy=False)
+        return self._slots
+
+    @property
+    def bits(self) -> NDArray[np.uint8]:
+        """`passes` with eight slots a byte, the lowest first, as FAISS takes it. Computed when asked for, like `slots`."""
+        if self._bits is None:
+            self._bits = np.packbits(self.passes, bitorder="little")
+        return self._bits
+
+    def permits(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the slots pass: (n,) bool. A slot beyond the mask's end, or -1, never does."""
+        inside = (slots >= 0) & (slots < len(self.passes))
+        permitted: NDArray[np.bool_] = inside & self.passes[np.where(inside, slots, 0)] if len(self.passes) else inside
+        return permitted
+
+    def replace(self, passes: NDArray[np.bool_]) -> None:
+        """Takes over a new bitmap: (capacity,) bool."""
+        if np.array_equal(passes, self.passes):
+            return
+        self.passes = passes
+        self.count = int(np.count_nonzero(passes))
+        self.version += 1
+        self._slots = self._bits = None
+
+    def write(self, slots: NDArray[np.int64], passes: NDArray[np.bool_]) -> None:
+        """Takes over the new answers for some slots: (n,) int64 ascending, each once, and (n,) bool."""
+        changed = self.passes[slots] != passes
+        slots, passes = slots[changed], passes[changed]
+        if not len(slots):
+            return
+        self.passes[slots] = passes
+        self.count += int(2 * np.count_nonzero(passes) - len(passes))
+        self.version += 1
+        if self._slots is not None:
+            kept, added = self._slots[self.passes[self._slots]], slots[passes]
+            self._slots = np.insert(kept, np.searchsorted(kept, added), added)
+        if self._bits is not None:
+            places = np.unique(slots // 8)
+            bytes_ = np.zeros((len(places), 8), dtype=bool)
+            within = places[:, None] * 8 + np.arange(8)  # (m, 8) slots
+            bytes_[within < len(self.passes)] = self.passes[within[within < len(self.passes)]]
+            self._bits[places] = np.packbits(bytes_, axis=1, bitorder="little")[:, 0]
+
+
+class MaskCache:
+    """The masks of the filters used last: one cache for each index, for its owner thread only.
+
+    `changed` only remembers which slots changed. A mask evaluates those again when it is used next, or all if they are many.
+    """
+
+    def __init__(
+        self,
+        slots: SlotTable,
+        holds: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
+        *,
+        capacity: int = 64,
+        xp: ModuleType = np,
+    ) -> None:
+        """holds: which of (n,) int64 slots have a vector. capacity: masks kept. xp: what evaluates, see `evaluate`."""
+        self._table = slots
+        self._holds = holds
+        self._capacity = capacity
+        self._xp = xp
+        self._masks: OrderedDict[bytes, SlotMask] = OrderedDict()  # by the filter's key, the one used last at the end
+        self._seen: dict[bytes, int] = {}  # by key: how many changes the mask includes
+        self._ids = 0  # in the lists of all cached filters
+        self._log: NDArray[np.int64] = np.zeros(_REMEMBERED, dtype=np.int64)  # a ring of changed slots
+        self._head = 0  # changes so far
+
+    def __len__(self) -> int:
+        """The number of masks that are cached."""
+        return len(self._masks)
+
+    def mask(self, filter: Filter) -> SlotMask:
+        """The filter's mask, up to date. Valid until the next call of `mask` for the same filter.
+
+        Raises FilterError if the filter cannot be compared with any item, although there are some with its attribute.
+        """
+        check_comparable(filter, self._table.columns)
+        mask = self._masks.get(filter.key)
+        if mask is None:
+            mask = self._masks[filter.key] = SlotMask(filter, self._evaluate_all(filter))
+            self._ids += filter.id_count
+            self._evict()
+        else:
+            self._masks.move_to_end(filter.key)
+            self._refresh(mask, self._head - self._seen[filter.key])
+        self._seen[filter.key] = self._head
+        return mask
+
+    def changed(self, slots: NDArray[np.int64]) -> None:
+        """Takes note that vector, life, availability or attributes of slots changed: (n,) int64, in any order."""
+        count = len(slots)
+        if count < _REMEMBERED:  # otherwise every mask is too far behind
+            start = self._head % _REMEMBERED
+            first = min(count, _REMEMBERED - start)
+            self._log[start : start + first] = slots[:first]
+            self._log[: count - first] = slots[first:]
+        self._head += count
+
+    def _refresh(self, mask: SlotMask, behind: int) -> None:
+        table = self._table
+        if len(mask.passes) != len(table.live) or behind > min(_REMEMBERED, max(1024, table.extent // 4)):
+            mask.replace(self._evaluate_all(mask.filter))
+        elif behind:
+            recent = np.arange(self._head - behind, self._head) % _REMEMBERED
+            slots = np.unique(self._log[recent])
+            slots = slots[(slots >= 0) & (slots < table.extent)]
+            mask.write(slots, self._evaluate(mask.filter, slots))
+
+    def _evaluate_all(self, filter: Filter) -> NDArray[np.bool_]:
+        """Which slots pass: (capacity,) bool."""
+        table = self._table
+        passes = np.zeros(len(table.live), dtype=bool)
+        passes[: table.extent] = self._permitted(_on_host(evaluate(filter, table, xp=self._xp)), np.arange(table.extent))
+        return passes
+
+    def _evaluate(self, filter: Filter, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return self._permitted(_on_host(evaluate(filter, self._table, slots, xp=self._xp)), slots)
+
+    def _permitted(self, passes: NDArray[np.bool_], slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        permitted: NDArray[np.bool_] = passes & self._table.eligible(slots) & self._holds(slots)
+        return permitted
+
+    def _evict(self) -> None:
+        while len(self._masks) > 1 and (len(self._masks) > self._capacity or self._ids > _IDS_MAX):
+            key, oldest = self._masks.popitem(last=False)
+            self._ids -= oldest.filter.id_count
+            self._seen.pop(key, None)
+
+
+def _on_host(array: Any) -> NDArray[Any]:
+    # cupy refuses an implicit copy to the host and offers `get`.
+    host: NDArray[Any] = array.get() if hasattr(array, "get") else np.asarray(array)
+    return host
