@@ -131,7 +131,7 @@ class ItemIndex:
             excluded = exclude[row] if exclude is not None else None
             mask = masks[row] if masks is not None else None
             found.append(self._recheck(hits.slots[row, :k], hits.scores[row, :k], excluded, mask))
-            for watcher in self.watchers:
+            for watcher in self.watchers if not exact else ():
                 watcher.searched(Searched(queries[row], k, excluded, mask, found[-1].slots))
         return found
 

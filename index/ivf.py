@@ -40,6 +40,7 @@ class IvfSearch:
         self._lists: InvertedLists | None = None
         self._table: ProbeTable | None = None
         self._gather_rows = 0
+        self._grid: NDArray[np.int64] = np.ones(1, dtype=np.int64)
         self._pending: deque[NDArray[np.int64]] = deque()
         self._left = 0  # slots in _pending
         self._closed: set[int] = set()  # in the lists, but not to be returned any more
@@ -61,6 +62,7 @@ class IvfSearch:
         gather_rows: masks that let fewer rows through are searched by gathering these.
         """
         self._lists, self._table, self._gather_rows = lists, table, gather_rows
+        self._grid = np.unique(np.geomspace(1, lists.count, num=128).round().astype(np.int64))
         self._pending.clear()
         self._left = 0
         self._closed.clear()
@@ -108,14 +110,13 @@ class IvfSearch:
             return self._search_each(queries, k, exclude, None)
         lists, table = self._in_use()
         extra = len(self._closed) + (max(map(len, exclude)) if exclude is not None else 0)
-        probes = ceil(float(table.probes(k, 1.0)))
-        slots, _ = lists.search(queries.numpy(), k + extra, min(probes, lists.count))
+        slots, _ = lists.search(queries.numpy(), k + extra, min(table.unfiltered(k), lists.count))
         if extra:
             self._drop(slots, exclude)
         found = self._score(queries, slots, k)
-        hits = np.count_nonzero(found.slots >= 0, axis=1)
-        short = np.flatnonzero(hits < min(k, len(lists) - len(self._closed)))
-        if len(short):
+        if found.slots[:, -1].min() < 0:
+            hits = np.count_nonzero(found.slots >= 0, axis=1)
+            short = np.flatnonzero(hits < min(k, len(lists) - len(self._closed)))
             own = [exclude[row] for row in short] if exclude is not None else None
             found.slots[short], found.scores[short] = self._search_each(queries[short], k, own, None)
         return found
@@ -165,14 +166,16 @@ class IvfSearch:
         """
         lists, table = self._in_use()
         order = lists.by_nearness(query)
-        passing = np.cumsum(by_list[order])  # (L,): rows that pass in the nearest 1, 2, ... lists
-        share = passing / np.maximum(np.cumsum(lists.sizes[order]), 1)
-        covered = passing / max(passing[-1], 1)  # (L,): their part of all rows that pass
+        grid = self._grid  # numbers of lists to choose from: (G,)
+        passing = np.cumsum(by_list[order])[grid - 1]  # (G,): rows that pass in so many nearest lists
+        share = passing / np.maximum(np.cumsum(lists.sizes[order])[grid - 1], 1)
+        covered = passing / max(passing[-1], 1)  # (G,): their part of all rows that pass
         part = min(float(table.probes(k, share[-1])) / lists.count, 1.0)
-        enough = (np.arange(1, lists.count + 1) >= table.probes(k, share)) & (covered >= part)
-        first = int(np.argmax(enough)) + 1 if enough.any() else lists.count
-        usual = first == lists.count or share[min(first, ceil(part * lists.count)) - 1] >= _SPARSE * share[-1]
-        return first, bool(usual)
+        enough = (grid >= table.probes(k, share)) & (covered >= part)
+        place = int(np.argmax(enough)) if enough.any() else len(grid) - 1
+        expected = int(np.searchsorted(grid, part * lists.count))
+        usual = place == len(grid) - 1 or share[min(place, expected)] >= _SPARSE * share[-1]
+        return int(grid[place]), bool(usual)
 
     def _bits(self, exclude: NDArray[np.int64] | None, mask: SlotMask | None) -> NDArray[np.uint8]:
         """What one query may return, packed for FAISS: by slot, little-endian."""
@@ -210,11 +213,15 @@ class IvfSearch:
     def _score(self, queries: torch.Tensor, slots: NDArray[np.int64], k: int) -> Hits:
         """The best k of the (B, n >= k) slots, by the matrix's rows: what the lists hold is rounded, and may be older."""
         count, width = slots.shape
-        rows = self._matrix.read(np.maximum(slots, 0).ravel()).view(count, width, -1)  # (B, n, D) float32
+        missing = slots.min() < 0
+        wanted = np.maximum(slots, 0) if missing else slots
+        rows = self._matrix.read(wanted.reshape(-1)).view(count, width, -1)  # (B, n, D) float32
         scores = torch.bmm(rows, queries[:, :, None])[:, :, 0]  # (B, n)
-        scores.masked_fill_(torch.from_numpy(slots < 0), -torch.inf)
+        if missing:
+            scores.masked_fill_(torch.from_numpy(slots < 0), -torch.inf)
         values, places = torch.topk(scores, k, dim=1)
-        return Hits(np.take_along_axis(slots, places.numpy(), axis=1), values.numpy())
+        best = torch.gather(torch.from_numpy(slots), 1, places)
+        return Hits(best.numpy(), values.numpy())
 
     def _permitted(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
         return self._slots.eligible(slots) & self._matrix.holds(slots)

@@ -1,18 +1,24 @@
 """How many lists a search must look into to reach a target recall, measured against exact search on sampled queries."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from index.lists import InvertedLists
+from index.search import K_MAX
+from index.topk import TILE, top_k
 
 KS = (1, 10, 100, 1000)
 SHARES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 _LOG_KS = np.log(KS)
 _LOG_SHARES = -np.log(SHARES)  # ascending
-_CONFIDENCE = 1.64  # standard errors between the mean recall of the sample and the target: one-sided 95 %
+SAMPLE = 1024
+"""Queries that a calibration uses at most; half of them where a filter lets a part through."""
+# Standard errors of the sample's mean recall that are kept between it and the target. One-sided 99 % for what another sample of
+# the same size would say: 2.33 times the square root of 2.
+_CONFIDENCE = 3.3
 _QUERIES_AT_ONCE = 16
 _ROWS_AT_ONCE = 16_384
 
@@ -27,6 +33,16 @@ class ProbeTable:
     target: float
     """Mean recall that was asked for, 0 to 1."""
     needed: NDArray[np.int32]  # (len(SHARES), len(KS)) int32
+    _unfiltered: list[int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        grid = np.arange(K_MAX + 1)
+        unfiltered = np.exp(np.interp(np.log(np.maximum(grid, 1)), _LOG_KS, np.log(self.needed[0])))
+        object.__setattr__(self, "_unfiltered", np.ceil(unfiltered).astype(np.int64).tolist())  # by k
+
+    def unfiltered(self, k: int) -> int:
+        """Lists for `k` hits, 1 to `K_MAX`, where every row passes."""
+        return self._unfiltered[k]
 
     def probes(self, k: int, share: NDArray[np.float64] | float) -> NDArray[np.float64]:
         """Lists for `k` hits where each `share` (0 to 1) of the rows passes; interpolated between what was measured.
@@ -48,16 +64,19 @@ def calibrate(
     """Measures the table: for random subsets of the rows, where the truly best of them lie in each query's order of lists.
 
     slots: (n,) int64, all in the lists; rows: their vectors, (n, D) float32 or float16; queries: (Q, D) float32, like those
-    that will be asked. A number of lists is enough if mean recall, less 1.64 standard errors, reaches the target.
+    that will be asked. A number of lists is enough if mean recall, less 3.3 standard errors, reaches the target.
     """
+    queries = queries[:SAMPLE]
     ranks = lists.ranks(queries)  # (Q, L) int32
     list_of = lists.list_of[slots]  # (n,) int32
     order = np.random.default_rng(seed).permutation(len(slots))
     needed = np.ones((len(SHARES), len(KS)), dtype=np.int32)
     for place, share in enumerate(SHARES):
         subset = np.sort(order[: max(1, int(share * len(slots)))])
-        best = _best(rows if share == 1.0 else rows[torch.from_numpy(subset)], queries, KS[-1])  # (Q, <=1000) places
-        rank = np.take_along_axis(ranks, list_of[subset[best]], axis=1)  # (Q, <=1000): where each hit's list comes
+        own = rows if share == 1.0 else rows[torch.from_numpy(subset)]
+        some = len(queries) if share == 1.0 else -(-len(queries) // 2)
+        best = _best(own, queries[:some], KS[-1])  # (some, <=1000) places
+        rank = np.take_along_axis(ranks[:some], list_of[subset[best]], axis=1)  # (some, <=1000): where each hit's list comes
         for column, k in enumerate(KS):
             needed[place, column] = _enough(rank[:, :k], lists.count, target)
     # More never needs fewer: what little data says otherwise is chance.
@@ -79,11 +98,12 @@ def _enough(rank: NDArray[np.int32], lists: int, target: float) -> int:
 def _best(rows: torch.Tensor, queries: torch.Tensor, k: int) -> NDArray[np.int64]:
     """Places of the rows with the largest inner products, best first: (n, D), (Q, D) -> (Q, min(k, n)) int64."""
     k = min(k, len(rows))
+    padded = -(-len(rows) // TILE) * TILE
+    scores = torch.full((_QUERIES_AT_ONCE, padded), -torch.inf)
     parts = []
     for some in queries.split(_QUERIES_AT_ONCE):
-        scores = torch.empty(len(some), len(rows))  # (<=16, n) float32
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             part = rows[start : start + _ROWS_AT_ONCE].to(torch.float32)
-            torch.mm(some, part.T, out=scores[:, start : start + len(part)])
-        parts.append(torch.topk(scores, k, dim=1).indices)
+            torch.mm(some, part.T, out=scores[: len(some), start : start + len(part)])
+        parts.append(top_k(scores[: len(some)], k)[1])
     return torch.cat(parts).numpy()
