@@ -26,6 +26,7 @@ from towerbridge._errors import (
     Unavailable,
     Unimplemented,
 )
+from towerbridge._filters import between, exists, match, where
 from towerbridge._replies import attribute_values, rejected
 from towerbridge._requests import recommend_request
 from towerbridge._rows import event, item
@@ -49,9 +50,13 @@ __all__ = [
     "Unimplemented",
     "__version__",
     "attribute_values",
+    "between",
     "event",
+    "exists",
     "item",
+    "match",
     "recommend_request",
     "rejected",
     "v1",
+    "where",
 ]

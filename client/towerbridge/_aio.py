@@ -100,6 +100,7 @@ class AsyncClient:
         allow_stale: bool = False,
         attributes: Iterable[str] = (),
         exact: bool = False,
+        filter: v1.Filter | None = None,
         timeout_s: float | None = None,
     ) -> v1.RecommendResponse:
         """`Client.recommend`, awaited."""
@@ -116,6 +117,7 @@ class AsyncClient:
             allow_stale=allow_stale,
             attributes=attributes,
             exact=exact,
+            filter=filter,
         )
         return await self._call(self._recommendations.Recommend, request, timeout_s)
 
@@ -152,10 +154,11 @@ class AsyncClient:
         exclude_item_ids: Iterable[str] = (),
         attributes: Iterable[str] = (),
         exact: bool = False,
+        filter: v1.Filter | None = None,
         timeout_s: float | None = None,
     ) -> v1.FindSimilarItemsResponse:
         """`Client.find_similar_items`, awaited."""
-        request = requests_of.find_similar_items_request(item_id, limit, exclude_item_ids, attributes, exact)
+        request = requests_of.find_similar_items_request(item_id, limit, exclude_item_ids, attributes, exact, filter)
         return await self._call(self._recommendations.FindSimilarItems, request, timeout_s)
 
     async def search_vectors(
@@ -167,10 +170,11 @@ class AsyncClient:
         attributes: Iterable[str] = (),
         exact: bool = False,
         release_id: str | None = None,
+        filter: v1.Filter | None = None,
         timeout_s: float | None = None,
     ) -> v1.SearchVectorsResponse:
         """`Client.search_vectors`, awaited."""
-        request = requests_of.search_vectors_request(vectors, limit, exclude_item_ids, attributes, exact, release_id)
+        request = requests_of.search_vectors_request(vectors, limit, exclude_item_ids, attributes, exact, release_id, filter)
         return await self._call(self._recommendations.SearchVectors, request, timeout_s)
 
     async def record_events(self, events: Iterable[v1.Event], *, timeout_s: float | None = None) -> v1.RecordEventsResponse:

@@ -117,6 +117,7 @@ class Client:
         allow_stale: bool = False,
         attributes: Iterable[str] = (),
         exact: bool = False,
+        filter: v1.Filter | None = None,
         timeout_s: float | None = None,
     ) -> v1.RecommendResponse:
         """The best items for one person, best first: `item_ids` and, parallel to them, `scores`.
@@ -138,6 +139,7 @@ class Client:
             allow_stale: True: rather an older vector than DeadlineExceeded; the answer says so in `degraded`.
             attributes: names of item attributes to return; read them with `attribute_values`.
             exact: True: compare with every eligible item, to measure recall.
+            filter: which items may be returned; made with `where`.
             timeout_s: seconds for this call; None: the client's.
 
         Raises:
@@ -156,6 +158,7 @@ class Client:
             allow_stale=allow_stale,
             attributes=attributes,
             exact=exact,
+            filter=filter,
         )
         return self._call(self._recommendations.Recommend, request, timeout_s)
 
@@ -195,10 +198,14 @@ class Client:
         exclude_item_ids: Iterable[str] = (),
         attributes: Iterable[str] = (),
         exact: bool = False,
+        filter: v1.Filter | None = None,
         timeout_s: float | None = None,
     ) -> v1.FindSimilarItemsResponse:
-        """The items nearest to an item, nearest first, without itself. NotFound if it is not in the catalogue."""
-        request = requests_of.find_similar_items_request(item_id, limit, exclude_item_ids, attributes, exact)
+        """The items nearest to an item, nearest first, without itself. NotFound if it is not in the catalogue.
+
+        `filter`, made with `where`, says which items may be returned.
+        """
+        request = requests_of.find_similar_items_request(item_id, limit, exclude_item_ids, attributes, exact, filter)
         return self._call(self._recommendations.FindSimilarItems, request, timeout_s)
 
     def search_vectors(
@@ -210,10 +217,14 @@ class Client:
         attributes: Iterable[str] = (),
         exact: bool = False,
         release_id: str | None = None,
+        filter: v1.Filter | None = None,
         timeout_s: float | None = None,
     ) -> v1.SearchVectorsResponse:
-        """The items nearest to each of up to 100 vectors (B, D), nearest first: one result a vector, in order."""
-        request = requests_of.search_vectors_request(vectors, limit, exclude_item_ids, attributes, exact, release_id)
+        """The items nearest to each of up to 100 vectors (B, D), nearest first: one result a vector, in order.
+
+        `filter`, made with `where`, says which items may be returned.
+        """
+        request = requests_of.search_vectors_request(vectors, limit, exclude_item_ids, attributes, exact, release_id, filter)
         return self._call(self._recommendations.SearchVectors, request, timeout_s)
 
     def record_events(self, events: Iterable[v1.Event], *, timeout_s: float | None = None) -> v1.RecordEventsResponse:

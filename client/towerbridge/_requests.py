@@ -7,6 +7,7 @@ from towerbridge._values import Floats, floats, strings, timestamp
 from towerbridge.v1 import (
     BatchRecommendRequest,
     Event,
+    Filter,
     FindSimilarItemsRequest,
     GetItemsRequest,
     GetUserRequest,
@@ -65,6 +66,7 @@ def recommend_request(
     allow_stale: bool = False,
     attributes: Iterable[str] = (),
     exact: bool = False,
+    filter: Filter | None = None,
 ) -> RecommendRequest:
     """One request of a `batch_recommend`; the arguments are those of `Client.recommend`."""
     return RecommendRequest(
@@ -76,6 +78,7 @@ def recommend_request(
         allow_stale=allow_stale,
         attributes=strings("attributes", attributes),
         search=_search(exact),
+        filter=filter,
     )
 
 
@@ -90,7 +93,7 @@ def score_items_request(whom: Subject, item_ids: Iterable[str], min_revision: st
 
 
 def find_similar_items_request(
-    item_id: str, limit: int, exclude_item_ids: Iterable[str], attributes: Iterable[str], exact: bool
+    item_id: str, limit: int, exclude_item_ids: Iterable[str], attributes: Iterable[str], exact: bool, filter: Filter | None
 ) -> FindSimilarItemsRequest:
     return FindSimilarItemsRequest(
         item_id=item_id,
@@ -98,6 +101,7 @@ def find_similar_items_request(
         exclude_item_ids=strings("exclude_item_ids", exclude_item_ids),
         attributes=strings("attributes", attributes),
         search=_search(exact),
+        filter=filter,
     )
 
 
@@ -108,6 +112,7 @@ def search_vectors_request(
     attributes: Iterable[str],
     exact: bool,
     release_id: str | None,
+    filter: Filter | None,
 ) -> SearchVectorsRequest:
     return SearchVectorsRequest(
         vectors=[Vector(values=floats(f"vectors[{index}]", vector)) for index, vector in enumerate(vectors)],
@@ -116,6 +121,7 @@ def search_vectors_request(
         attributes=strings("attributes", attributes),
         search=_search(exact),
         release_id=release_id,
+        filter=filter,
     )
 
 

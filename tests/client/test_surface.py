@@ -12,11 +12,11 @@ import towerbridge
 from google.protobuf.descriptor import FileDescriptor
 from towerbridge import v1
 from towerbridge._channel import service_config
-from towerbridge.v1 import common_pb2, event_pb2, item_pb2, recommendation_pb2, release_pb2, user_pb2
+from towerbridge.v1 import common_pb2, event_pb2, filter_pb2, item_pb2, recommendation_pb2, release_pb2, user_pb2
 
 ROOT = Path(__file__).parents[2]
 FILES: list[FileDescriptor] = [
-    module.DESCRIPTOR for module in (common_pb2, event_pb2, item_pb2, recommendation_pb2, release_pb2, user_pb2)
+    module.DESCRIPTOR for module in (common_pb2, event_pb2, filter_pb2, item_pb2, recommendation_pb2, release_pb2, user_pb2)
 ]
 RPC_NAMES = [method.name for file in FILES for service in file.services_by_name.values() for method in service.methods]
 
@@ -44,11 +44,15 @@ def test_the_public_names_are_these() -> None:
         "Unimplemented",
         "__version__",
         "attribute_values",
+        "between",
         "event",
+        "exists",
         "item",
+        "match",
         "recommend_request",
         "rejected",
         "v1",
+        "where",
     ]
     assert all(hasattr(towerbridge, name) for name in towerbridge.__all__)
 

@@ -64,8 +64,8 @@ class Item(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _containers.MessageMap[_builtins.str, _common_pb2.AttributeValue]:
-        """Attributes to return with answers; up to 64, names of 1 to 64 bytes, 64 KiB altogether as JSON. "text" and "categories" are
-        reserved names.
+        """Attributes to return with answers and to filter by; up to 64, names of 1 to 64 bytes, 64 KiB altogether as JSON. "text" and
+        "categories" are reserved names. The first 256 names in the catalogue can be filtered by.
         """
 
     @_builtins.property

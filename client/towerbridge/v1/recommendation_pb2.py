@@ -24,43 +24,44 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from towerbridge.v1 import common_pb2 as towerbridge_dot_v1_dot_common__pb2
+from towerbridge.v1 import filter_pb2 as towerbridge_dot_v1_dot_filter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#towerbridge/v1/recommendation.proto\x12\x0etowerbridge.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btowerbridge/v1/common.proto\"\xe9\x01\n\x10RecommendRequest\x12(\n\x07subject\x18\x01 \x01(\x0b\x32\x17.towerbridge.v1.Subject\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x14\n\x0c\x65xclude_seen\x18\x04 \x01(\x08\x12\x14\n\x0cmin_revision\x18\x05 \x01(\t\x12\x13\n\x0b\x61llow_stale\x18\x06 \x01(\x08\x12\x12\n\nattributes\x18\x07 \x03(\t\x12-\n\x06search\x18\x08 \x01(\x0b\x32\x1d.towerbridge.v1.SearchOptions\"\xd6\x02\n\x11RecommendResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x33\n\nattributes\x18\x03 \x03(\x0b\x32\x1f.towerbridge.v1.AttributeColumn\x12\x19\n\x11recommendation_id\x18\x04 \x01(\t\x12\x12\n\nrelease_id\x18\x05 \x01(\t\x12\x10\n\x08revision\x18\x06 \x01(\t\x12\x36\n\x12vector_computed_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\revents_behind\x18\x08 \x01(\x05\x12\x30\n\x08\x64\x65graded\x18\t \x03(\x0e\x32\x1e.towerbridge.v1.DegradedReason\x12(\n\x07timings\x18\n \x01(\x0b\x32\x17.towerbridge.v1.Timings\"K\n\x15\x42\x61tchRecommendRequest\x12\x32\n\x08requests\x18\x01 \x03(\x0b\x32 .towerbridge.v1.RecommendRequest\"O\n\x16\x42\x61tchRecommendResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.towerbridge.v1.BatchRecommendResult\"\x83\x01\n\x14\x42\x61tchRecommendResult\x12\x35\n\x08response\x18\x01 \x01(\x0b\x32!.towerbridge.v1.RecommendResponseH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.towerbridge.v1.RowErrorH\x00\x42\t\n\x07outcome\"z\n\x11ScoreItemsRequest\x12(\n\x07subject\x18\x01 \x01(\x0b\x32\x17.towerbridge.v1.Subject\x12\x10\n\x08item_ids\x18\x02 \x03(\t\x12\x14\n\x0cmin_revision\x18\x03 \x01(\t\x12\x13\n\x0b\x61llow_stale\x18\x04 \x01(\x08\"\xb5\x02\n\x12ScoreItemsResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12,\n\x07skipped\x18\x03 \x03(\x0b\x32\x1b.towerbridge.v1.SkippedItem\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\t\x12\x36\n\x12vector_computed_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\revents_behind\x18\x07 \x01(\x05\x12\x30\n\x08\x64\x65graded\x18\x08 \x03(\x0e\x32\x1e.towerbridge.v1.DegradedReason\x12(\n\x07timings\x18\t \x01(\x0b\x32\x17.towerbridge.v1.Timings\"J\n\x0bSkippedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12*\n\x06reason\x18\x02 \x01(\x0e\x32\x1a.towerbridge.v1.SkipReason\"\x96\x01\n\x17\x46indSimilarItemsRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x12\n\nattributes\x18\x04 \x03(\t\x12-\n\x06search\x18\x05 \x01(\x0b\x32\x1d.towerbridge.v1.SearchOptions\"\xaf\x01\n\x18\x46indSimilarItemsResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x33\n\nattributes\x18\x03 \x03(\x0b\x32\x1f.towerbridge.v1.AttributeColumn\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12(\n\x07timings\x18\x05 \x01(\x0b\x32\x17.towerbridge.v1.Timings\"\xd3\x01\n\x14SearchVectorsRequest\x12\'\n\x07vectors\x18\x01 \x03(\x0b\x32\x16.towerbridge.v1.Vector\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x12\n\nattributes\x18\x04 \x03(\t\x12-\n\x06search\x18\x05 \x01(\x0b\x32\x1d.towerbridge.v1.SearchOptions\x12\x17\n\nrelease_id\x18\x06 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_release_id\"\x8b\x01\n\x15SearchVectorsResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.towerbridge.v1.SearchVectorsResult\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12(\n\x07timings\x18\x03 \x01(\x0b\x32\x17.towerbridge.v1.Timings\"l\n\x13SearchVectorsResult\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x33\n\nattributes\x18\x03 \x03(\x0b\x32\x1f.towerbridge.v1.AttributeColumn*\x7f\n\nSkipReason\x12\x1b\n\x17SKIP_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18SKIP_REASON_UNKNOWN_ITEM\x10\x01\x12\x1b\n\x17SKIP_REASON_UNAVAILABLE\x10\x02\x12\x19\n\x15SKIP_REASON_NO_VECTOR\x10\x03\x32\xe4\x03\n\x15RecommendationService\x12P\n\tRecommend\x12 .towerbridge.v1.RecommendRequest\x1a!.towerbridge.v1.RecommendResponse\x12_\n\x0e\x42\x61tchRecommend\x12%.towerbridge.v1.BatchRecommendRequest\x1a&.towerbridge.v1.BatchRecommendResponse\x12S\n\nScoreItems\x12!.towerbridge.v1.ScoreItemsRequest\x1a\".towerbridge.v1.ScoreItemsResponse\x12\x65\n\x10\x46indSimilarItems\x12\'.towerbridge.v1.FindSimilarItemsRequest\x1a(.towerbridge.v1.FindSimilarItemsResponse\x12\\\n\rSearchVectors\x12$.towerbridge.v1.SearchVectorsRequest\x1a%.towerbridge.v1.SearchVectorsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#towerbridge/v1/recommendation.proto\x12\x0etowerbridge.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btowerbridge/v1/common.proto\x1a\x1btowerbridge/v1/filter.proto\"\x91\x02\n\x10RecommendRequest\x12(\n\x07subject\x18\x01 \x01(\x0b\x32\x17.towerbridge.v1.Subject\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x14\n\x0c\x65xclude_seen\x18\x04 \x01(\x08\x12\x14\n\x0cmin_revision\x18\x05 \x01(\t\x12\x13\n\x0b\x61llow_stale\x18\x06 \x01(\x08\x12\x12\n\nattributes\x18\x07 \x03(\t\x12-\n\x06search\x18\x08 \x01(\x0b\x32\x1d.towerbridge.v1.SearchOptions\x12&\n\x06\x66ilter\x18\t \x01(\x0b\x32\x16.towerbridge.v1.Filter\"\xd6\x02\n\x11RecommendResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x33\n\nattributes\x18\x03 \x03(\x0b\x32\x1f.towerbridge.v1.AttributeColumn\x12\x19\n\x11recommendation_id\x18\x04 \x01(\t\x12\x12\n\nrelease_id\x18\x05 \x01(\t\x12\x10\n\x08revision\x18\x06 \x01(\t\x12\x36\n\x12vector_computed_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\revents_behind\x18\x08 \x01(\x05\x12\x30\n\x08\x64\x65graded\x18\t \x03(\x0e\x32\x1e.towerbridge.v1.DegradedReason\x12(\n\x07timings\x18\n \x01(\x0b\x32\x17.towerbridge.v1.Timings\"K\n\x15\x42\x61tchRecommendRequest\x12\x32\n\x08requests\x18\x01 \x03(\x0b\x32 .towerbridge.v1.RecommendRequest\"O\n\x16\x42\x61tchRecommendResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.towerbridge.v1.BatchRecommendResult\"\x83\x01\n\x14\x42\x61tchRecommendResult\x12\x35\n\x08response\x18\x01 \x01(\x0b\x32!.towerbridge.v1.RecommendResponseH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.towerbridge.v1.RowErrorH\x00\x42\t\n\x07outcome\"z\n\x11ScoreItemsRequest\x12(\n\x07subject\x18\x01 \x01(\x0b\x32\x17.towerbridge.v1.Subject\x12\x10\n\x08item_ids\x18\x02 \x03(\t\x12\x14\n\x0cmin_revision\x18\x03 \x01(\t\x12\x13\n\x0b\x61llow_stale\x18\x04 \x01(\x08\"\xb5\x02\n\x12ScoreItemsResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12,\n\x07skipped\x18\x03 \x03(\x0b\x32\x1b.towerbridge.v1.SkippedItem\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\t\x12\x36\n\x12vector_computed_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\revents_behind\x18\x07 \x01(\x05\x12\x30\n\x08\x64\x65graded\x18\x08 \x03(\x0e\x32\x1e.towerbridge.v1.DegradedReason\x12(\n\x07timings\x18\t \x01(\x0b\x32\x17.towerbridge.v1.Timings\"J\n\x0bSkippedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12*\n\x06reason\x18\x02 \x01(\x0e\x32\x1a.towerbridge.v1.SkipReason\"\xbe\x01\n\x17\x46indSimilarItemsRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x12\n\nattributes\x18\x04 \x03(\t\x12-\n\x06search\x18\x05 \x01(\x0b\x32\x1d.towerbridge.v1.SearchOptions\x12&\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x16.towerbridge.v1.Filter\"\xaf\x01\n\x18\x46indSimilarItemsResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x33\n\nattributes\x18\x03 \x03(\x0b\x32\x1f.towerbridge.v1.AttributeColumn\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12(\n\x07timings\x18\x05 \x01(\x0b\x32\x17.towerbridge.v1.Timings\"\xfb\x01\n\x14SearchVectorsRequest\x12\'\n\x07vectors\x18\x01 \x03(\x0b\x32\x16.towerbridge.v1.Vector\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x12\n\nattributes\x18\x04 \x03(\t\x12-\n\x06search\x18\x05 \x01(\x0b\x32\x1d.towerbridge.v1.SearchOptions\x12\x17\n\nrelease_id\x18\x06 \x01(\tH\x00\x88\x01\x01\x12&\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x16.towerbridge.v1.FilterB\r\n\x0b_release_id\"\x8b\x01\n\x15SearchVectorsResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.towerbridge.v1.SearchVectorsResult\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12(\n\x07timings\x18\x03 \x01(\x0b\x32\x17.towerbridge.v1.Timings\"l\n\x13SearchVectorsResult\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x33\n\nattributes\x18\x03 \x03(\x0b\x32\x1f.towerbridge.v1.AttributeColumn*\x7f\n\nSkipReason\x12\x1b\n\x17SKIP_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18SKIP_REASON_UNKNOWN_ITEM\x10\x01\x12\x1b\n\x17SKIP_REASON_UNAVAILABLE\x10\x02\x12\x19\n\x15SKIP_REASON_NO_VECTOR\x10\x03\x32\xe4\x03\n\x15RecommendationService\x12P\n\tRecommend\x12 .towerbridge.v1.RecommendRequest\x1a!.towerbridge.v1.RecommendResponse\x12_\n\x0e\x42\x61tchRecommend\x12%.towerbridge.v1.BatchRecommendRequest\x1a&.towerbridge.v1.BatchRecommendResponse\x12S\n\nScoreItems\x12!.towerbridge.v1.ScoreItemsRequest\x1a\".towerbridge.v1.ScoreItemsResponse\x12\x65\n\x10\x46indSimilarItems\x12\'.towerbridge.v1.FindSimilarItemsRequest\x1a(.towerbridge.v1.FindSimilarItemsResponse\x12\\\n\rSearchVectors\x12$.towerbridge.v1.SearchVectorsRequest\x1a%.towerbridge.v1.SearchVectorsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'towerbridge.v1.recommendation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SKIPREASON']._serialized_start=2299
-  _globals['_SKIPREASON']._serialized_end=2426
-  _globals['_RECOMMENDREQUEST']._serialized_start=118
-  _globals['_RECOMMENDREQUEST']._serialized_end=351
-  _globals['_RECOMMENDRESPONSE']._serialized_start=354
-  _globals['_RECOMMENDRESPONSE']._serialized_end=696
-  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=698
-  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=773
-  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=775
-  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=854
-  _globals['_BATCHRECOMMENDRESULT']._serialized_start=857
-  _globals['_BATCHRECOMMENDRESULT']._serialized_end=988
-  _globals['_SCOREITEMSREQUEST']._serialized_start=990
-  _globals['_SCOREITEMSREQUEST']._serialized_end=1112
-  _globals['_SCOREITEMSRESPONSE']._serialized_start=1115
-  _globals['_SCOREITEMSRESPONSE']._serialized_end=1424
-  _globals['_SKIPPEDITEM']._serialized_start=1426
-  _globals['_SKIPPEDITEM']._serialized_end=1500
-  _globals['_FINDSIMILARITEMSREQUEST']._serialized_start=1503
-  _globals['_FINDSIMILARITEMSREQUEST']._serialized_end=1653
-  _globals['_FINDSIMILARITEMSRESPONSE']._serialized_start=1656
-  _globals['_FINDSIMILARITEMSRESPONSE']._serialized_end=1831
-  _globals['_SEARCHVECTORSREQUEST']._serialized_start=1834
-  _globals['_SEARCHVECTORSREQUEST']._serialized_end=2045
-  _globals['_SEARCHVECTORSRESPONSE']._serialized_start=2048
-  _globals['_SEARCHVECTORSRESPONSE']._serialized_end=2187
-  _globals['_SEARCHVECTORSRESULT']._serialized_start=2189
-  _globals['_SEARCHVECTORSRESULT']._serialized_end=2297
-  _globals['_RECOMMENDATIONSERVICE']._serialized_start=2429
-  _globals['_RECOMMENDATIONSERVICE']._serialized_end=2913
+  _globals['_SKIPREASON']._serialized_start=2448
+  _globals['_SKIPREASON']._serialized_end=2575
+  _globals['_RECOMMENDREQUEST']._serialized_start=147
+  _globals['_RECOMMENDREQUEST']._serialized_end=420
+  _globals['_RECOMMENDRESPONSE']._serialized_start=423
+  _globals['_RECOMMENDRESPONSE']._serialized_end=765
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=767
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=842
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=844
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=923
+  _globals['_BATCHRECOMMENDRESULT']._serialized_start=926
+  _globals['_BATCHRECOMMENDRESULT']._serialized_end=1057
+  _globals['_SCOREITEMSREQUEST']._serialized_start=1059
+  _globals['_SCOREITEMSREQUEST']._serialized_end=1181
+  _globals['_SCOREITEMSRESPONSE']._serialized_start=1184
+  _globals['_SCOREITEMSRESPONSE']._serialized_end=1493
+  _globals['_SKIPPEDITEM']._serialized_start=1495
+  _globals['_SKIPPEDITEM']._serialized_end=1569
+  _globals['_FINDSIMILARITEMSREQUEST']._serialized_start=1572
+  _globals['_FINDSIMILARITEMSREQUEST']._serialized_end=1762
+  _globals['_FINDSIMILARITEMSRESPONSE']._serialized_start=1765
+  _globals['_FINDSIMILARITEMSRESPONSE']._serialized_end=1940
+  _globals['_SEARCHVECTORSREQUEST']._serialized_start=1943
+  _globals['_SEARCHVECTORSREQUEST']._serialized_end=2194
+  _globals['_SEARCHVECTORSRESPONSE']._serialized_start=2197
+  _globals['_SEARCHVECTORSRESPONSE']._serialized_end=2336
+  _globals['_SEARCHVECTORSRESULT']._serialized_start=2338
+  _globals['_SEARCHVECTORSRESULT']._serialized_end=2446
+  _globals['_RECOMMENDATIONSERVICE']._serialized_start=2578
+  _globals['_RECOMMENDATIONSERVICE']._serialized_end=3062
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from towerbridge.v1 import common_pb2 as _common_pb2
+from towerbridge.v1 import filter_pb2 as _filter_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -63,6 +64,7 @@ class RecommendRequest(_message.Message):
     ALLOW_STALE_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     SEARCH_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many items at most; 1 to 1,000."""
     exclude_seen: _builtins.bool
@@ -89,6 +91,10 @@ class RecommendRequest(_message.Message):
     def search(self) -> _common_pb2.SearchOptions:
         """How to search."""
 
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Which items may be returned, in answers from popularity too; unset: any."""
+
     def __init__(
         self,
         *,
@@ -100,10 +106,11 @@ class RecommendRequest(_message.Message):
         allow_stale: _builtins.bool = ...,
         attributes: _abc.Iterable[_builtins.str] | None = ...,
         search: _common_pb2.SearchOptions | None = ...,
+        filter: _filter_pb2.Filter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["search", b"search", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "search", b"search", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_stale", b"allow_stale", "attributes", b"attributes", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "limit", b"limit", "min_revision", b"min_revision", "search", b"search", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_stale", b"allow_stale", "attributes", b"attributes", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "filter", b"filter", "limit", b"limit", "min_revision", b"min_revision", "search", b"search", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -402,6 +409,7 @@ class FindSimilarItemsRequest(_message.Message):
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     SEARCH_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item to start from; 1 to 256 bytes. It need not be available."""
     limit: _builtins.int
@@ -418,6 +426,10 @@ class FindSimilarItemsRequest(_message.Message):
     def search(self) -> _common_pb2.SearchOptions:
         """How to search."""
 
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Which items may be returned; unset: any."""
+
     def __init__(
         self,
         *,
@@ -426,10 +438,11 @@ class FindSimilarItemsRequest(_message.Message):
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         attributes: _abc.Iterable[_builtins.str] | None = ...,
         search: _common_pb2.SearchOptions | None = ...,
+        filter: _filter_pb2.Filter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "search", b"search"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "exclude_item_ids", b"exclude_item_ids", "item_id", b"item_id", "limit", b"limit", "search", b"search"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "item_id", b"item_id", "limit", b"limit", "search", b"search"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -493,6 +506,7 @@ class SearchVectorsRequest(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     SEARCH_FIELD_NUMBER: _builtins.int
     RELEASE_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many items at most for each vector; 1 to 1,000."""
     release_id: _builtins.str
@@ -513,6 +527,10 @@ class SearchVectorsRequest(_message.Message):
     def search(self) -> _common_pb2.SearchOptions:
         """How to search."""
 
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Which items may be returned; unset: any."""
+
     def __init__(
         self,
         *,
@@ -522,10 +540,11 @@ class SearchVectorsRequest(_message.Message):
         attributes: _abc.Iterable[_builtins.str] | None = ...,
         search: _common_pb2.SearchOptions | None = ...,
         release_id: _builtins.str | None = ...,
+        filter: _filter_pb2.Filter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_release_id", b"_release_id", "release_id", b"release_id", "search", b"search"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_release_id", b"_release_id", "filter", b"filter", "release_id", b"release_id", "search", b"search"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_release_id", b"_release_id", "attributes", b"attributes", "exclude_item_ids", b"exclude_item_ids", "limit", b"limit", "release_id", b"release_id", "search", b"search", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_release_id", b"_release_id", "attributes", b"attributes", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "limit", b"limit", "release_id", b"release_id", "search", b"search", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__release_id: _TypeAlias = _typing.Literal["release_id"]  # noqa: Y015
     _WhichOneofArgType__release_id: _TypeAlias = _typing.Literal["_release_id", b"_release_id"]  # noqa: Y015
