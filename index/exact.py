@@ -16,7 +16,7 @@ from index.topk import TILE, prunes, tile_maxima, top_k_of_tiles
 GATHER_SHARE = 0.25
 """A mask that lets through less than this share of the slots is searched by gathering its rows.
 
-A row in order costs about 27 ns on one core, a gathered one 30 to 110, more as they leave the processor's cache (64 components).
+A row in order costs about 27 ns on one core, a gathered one 30 to 110 as there are more of them (64 float32 components).
 """
 _SCORES_MAX = 64 * 1024 * 1024  # scores held at once: 256 MiB
 _BLOCK_SCORES = 256 * 1024  # scores of one matmul on a CPU: 1 MiB, so that they are in its cache when their maxima are taken
@@ -44,7 +44,9 @@ class ExactSearch:
         self._slots = slots
         self._matrix = matrix
         self._bias: list[torch.Tensor] = []  # each (chunk_rows,) float32
-        self._scratch = torch.empty(0, device=matrix.device)  # scores: fresh pages at every search would cost as much as the scan
+        self._scratch = torch.empty(
+            0, device=matrix.device
+        )  # scores: fresh pages at every search would cost as much as the scan
         self.update(np.arange(slots.extent))
 
     def update(self, slots: NDArray[np.int64]) -> None:
@@ -167,7 +169,7 @@ class ExactSearch:
 
     def _mask_bias(self, mask: SlotMask) -> list[torch.Tensor]:
         """A mask as a bias: 0 where it lets a slot pass, -inf elsewhere; one (chunk_rows,) float32 for each chunk."""
-        passes = torch.from_dlpack(mask.passes).to(self._matrix.device)  # (capacity of the slot table,) bool
+        passes = torch.from_numpy(mask.passes).to(self._matrix.device)  # (capacity of the slot table,) bool
         rows = self._matrix.chunk_rows
         biases = []
         for number in range(len(self._bias)):
@@ -187,7 +189,7 @@ def group_by_mask(masks: Masks) -> Iterator[tuple[SlotMask | None, list[int]]]:
 
 
 def _score(queries: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> None:
-    """out = queries @ rows.T + bias: (B, D) float32, (n, D) float32 or float16, (n,) float32 -> (B, n) float32."""
+    """Writes queries @ rows.T + bias to `out`: (B, D) float32, (n, D) float32 or float16, (n,) float32 -> (B, n) float32."""
     if rows.dtype == torch.float32:
         torch.mm(queries, rows.T, out=out)
     elif rows.device.type == "cpu":

@@ -1,7 +1,7 @@
 """The facade: items with vectors, searched by any engine, checked once more before they are handed out."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -60,7 +60,7 @@ class ItemIndex:
     """
 
     def __init__(self, slots: SlotTable, matrix: VectorMatrix, search: Search, *, oracle: ExactSearch | None = None) -> None:
-        """oracle: the exact search over the same slots and matrix; by default the engine itself if it is exact, or a new one."""
+        """oracle: the exact search over the same slots and matrix; by default the engine itself if it is exact, else a new one."""
         self.slots = slots
         self.matrix = matrix
         self.engine = search
@@ -118,7 +118,7 @@ class ItemIndex:
         *,
         exact: bool = False,
     ) -> list[Candidates]:
-        """The best items for each query: (B, D) float32, k for each, slots to leave out, and a filter or None for each.
+        """The best items for each query: (B, D) float32; k, slots to leave out, and a filter or None for each.
 
         Exactly min(k, eligible) items each, best first. exact: compares with every eligible item, whatever the engine is. Raises
         FilterError for a filter that cannot be applied.

@@ -1,7 +1,6 @@
 """Approximate search on a CPU: FAISS's inverted lists, changed in place, looked into as far as a target recall needs."""
 
 from collections import deque
-from math import ceil
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -27,8 +26,9 @@ _COUNT_DRIFT = 0.05  # a mask's rows by list are counted anew when its size has 
 class IvfSearch:
     """Looks into the lists nearest to a query, and scores what it finds there with the matrix's own rows.
 
-    The number of lists comes from `ProbeTable`, by k and by how many of the rows near the query a mask lets through. A mask that
-    lets little through is searched exactly. Every answer is complete: what a search misses it looks for in ever more lists. Until `use` gives it lists it passes everything on to the exact search.
+    The number of lists comes from `ProbeTable`, by k and by how many of the rows near the query a mask lets through. A mask
+    that lets little through is searched exactly. Every answer is complete: what a search misses it looks for in ever more
+    lists. Until `use` gives it lists it passes everything on to the exact search.
     """
 
     kind = "faiss-ivf"
@@ -117,7 +117,7 @@ class IvfSearch:
         if found.slots[:, -1].min() < 0:
             hits = np.count_nonzero(found.slots >= 0, axis=1)
             short = np.flatnonzero(hits < min(k, len(lists) - len(self._closed)))
-            own = [exclude[row] for row in short] if exclude is not None else None
+            own = [exclude[row] for row in short.tolist()] if exclude is not None else None
             found.slots[short], found.scores[short] = self._search_each(queries[short], k, own, None)
         return found
 
@@ -128,7 +128,7 @@ class IvfSearch:
 
     def _search_each(self, queries: torch.Tensor, k: int, exclude: Exclusions | None, mask: SlotMask | None) -> Hits:
         """Each query on its own, with a bitmap of what may be returned, in ever more lists until the answer is complete."""
-        lists, table = self._in_use()
+        lists, _ = self._in_use()
         found = no_hits(len(queries), k)
         by_list = self._mask_by_list(mask) if mask is not None else lists.sizes
         for row in range(len(queries)):

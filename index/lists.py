@@ -5,12 +5,15 @@ and removed in place.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+_HASH_TABLE: Any = vars(faiss)["DirectMap"].Hashtable  # its types do not know it
+_SearchParameters: Any = faiss.SearchParametersIVF  # its types know no keywords
 TRAIN_POINTS = 64
 """Rows a list that k-means reads at most; more make the centroids hardly better."""
 _TRAIN_ROUNDS = 10
@@ -46,8 +49,7 @@ def train_centroids(rows: NDArray[np.float32], lists: int, *, seed: int) -> NDAr
         max_points_per_centroid=TRAIN_POINTS,
     )
     kmeans.train(np.ascontiguousarray(rows))
-    centroids: NDArray[np.float32] = kmeans.centroids
-    return centroids
+    return np.asarray(kmeans.centroids, dtype=np.float32)
 
 
 class InvertedLists:
@@ -59,12 +61,12 @@ class InvertedLists:
         self._centroids = torch.from_numpy(np.ascontiguousarray(centroids))
         quantizer = faiss.IndexFlatIP(dim)
         quantizer.add(np.ascontiguousarray(centroids))
-        self._index = faiss.IndexIVFScalarQuantizer(
+        self._index: Any = faiss.IndexIVFScalarQuantizer(
             quantizer, dim, self.count, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT, False
         )
         self._quantizer = quantizer  # FAISS keeps a pointer only
         self._index.train(np.zeros((1, dim), dtype=np.float32))  # float16 has nothing to learn; the centroids are there
-        self._index.set_direct_map_type(faiss.DirectMap.Hashtable)
+        self._index.set_direct_map_type(_HASH_TABLE)
         self.list_of: NDArray[np.int32] = np.full(1024, -1, dtype=np.int32)  # by slot, -1: not in any list
         self.sizes: NDArray[np.int64] = np.zeros(self.count, dtype=np.int64)  # rows by list
 
@@ -90,19 +92,17 @@ class InvertedLists:
 
     def nearest(self, rows: torch.Tensor) -> NDArray[np.int32]:
         """The list each row belongs to: (n, D) float32 -> (n,) int32."""
-        parts = [torch.argmax(part @ self._centroids.T, dim=1) for part in rows.split(_ROWS_AT_ONCE)]
+        parts = [torch.argmax(part @ self._centroids.T, dim=1) for part in torch.split(rows, _ROWS_AT_ONCE)]
         return torch.cat(parts).to(torch.int32).numpy()
 
     def by_nearness(self, query: torch.Tensor) -> NDArray[np.int64]:
         """All lists, the nearest to the (D,) float32 query first: (L,) int64."""
         return np.argsort(-(self._centroids @ query).numpy())
 
-    def ranks(self, queries: torch.Tensor) -> NDArray[np.int32]:
-        """Each list's place in the order in which each query looks at them: (Q, D) float32 -> (Q, L) int32."""
+    def ranks(self, queries: torch.Tensor) -> torch.Tensor:
+        """Each list's place in the order in which each query looks at them: (Q, D) float32 -> (Q, L) int64."""
         order = torch.argsort(queries @ self._centroids.T, dim=1, descending=True)
-        ranks = torch.empty_like(order, dtype=torch.int32)
-        ranks.scatter_(1, order, torch.arange(self.count, dtype=torch.int32).expand(len(queries), -1).contiguous())
-        return ranks.numpy()
+        return torch.empty_like(order).scatter_(1, order, torch.arange(self.count).expand_as(order).contiguous())
 
     def put(self, slots: NDArray[np.int64], rows: torch.Tensor, lists: NDArray[np.int32] | None = None) -> None:
         """Adds or replaces rows: (n,) int64 without repetition, (n, D) float32; lists: where they belong, if it is known."""
@@ -140,7 +140,7 @@ class InvertedLists:
         else:
             # The selector keeps a pointer, so it lives as long as `bits`: this call.
             selector = faiss.IDSelectorBitmap(8 * len(bits), faiss.swig_ptr(bits))
-            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
+            parameters = _SearchParameters(sel=selector, nprobe=probes)
         self._index.search_c(count, faiss.swig_ptr(queries), k, faiss.swig_ptr(scores), faiss.swig_ptr(slots), parameters)
         return slots, scores
 

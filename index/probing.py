@@ -64,19 +64,19 @@ def calibrate(
     """Measures the table: for random subsets of the rows, where the truly best of them lie in each query's order of lists.
 
     slots: (n,) int64, all in the lists; rows: their vectors, (n, D) float32 or float16; queries: (Q, D) float32, like those
-    that will be asked. A number of lists is enough if mean recall, less 3.3 standard errors, reaches the target.
+    that will be asked. The work is torch's, which lets other threads run. A number of lists is enough if mean recall, less 3.3 standard errors, reaches the target.
     """
     queries = queries[:SAMPLE]
     ranks = lists.ranks(queries)  # (Q, L) int32
-    list_of = lists.list_of[slots]  # (n,) int32
-    order = np.random.default_rng(seed).permutation(len(slots))
+    list_of = torch.from_numpy(lists.list_of[slots]).to(torch.int64)  # (n,)
+    order = torch.randperm(len(slots), generator=torch.Generator().manual_seed(seed))
     needed = np.ones((len(SHARES), len(KS)), dtype=np.int32)
     for place, share in enumerate(SHARES):
-        subset = np.sort(order[: max(1, int(share * len(slots)))])
-        own = rows if share == 1.0 else rows[torch.from_numpy(subset)]
+        subset = order[: max(1, int(share * len(slots)))].sort().values
+        own = rows if share == 1.0 else rows.index_select(0, subset)
         some = len(queries) if share == 1.0 else -(-len(queries) // 2)
-        best = _best(own, queries[:some], KS[-1])  # (some, <=1000) places
-        rank = np.take_along_axis(ranks[:some], list_of[subset[best]], axis=1)  # (some, <=1000): where each hit's list comes
+        best = best_rows(own, queries[:some], KS[-1])  # (some, <=1000) places
+        rank = torch.gather(ranks[:some], 1, list_of[subset[best]])  # (some, <=1000): where each hit's list comes
         for column, k in enumerate(KS):
             needed[place, column] = _enough(rank[:, :k], lists.count, target)
     # More never needs fewer: what little data says otherwise is chance.
@@ -84,26 +84,25 @@ def calibrate(
     return ProbeTable(target, needed)
 
 
-def _enough(rank: NDArray[np.int32], lists: int, target: float) -> int:
-    """The fewest lists whose recall is the target's: rank (Q, k), the place of each true hit's list in its query's order."""
+def _enough(rank: torch.Tensor, lists: int, target: float) -> int:
+    """The fewest lists whose recall is the target's: rank (Q, k) int64, the place of each true hit's list in its query's order."""
     queries, k = rank.shape
-    found = np.zeros((queries, lists), dtype=np.float32)
-    np.add.at(found, (np.arange(queries)[:, None], rank), 1.0 / k)
-    recall = np.cumsum(found, axis=1)  # (Q, L): after 1, 2, ... lists
-    sure = recall.mean(axis=0) - _CONFIDENCE * recall.std(axis=0) / np.sqrt(queries)
-    reached = np.flatnonzero(sure >= target)
+    found = torch.zeros(queries, lists).scatter_add_(1, rank, torch.full(rank.shape, 1.0 / k))
+    recall = torch.cumsum(found, dim=1)  # (Q, L): after 1, 2, ... lists
+    sure = recall.mean(dim=0) - _CONFIDENCE * recall.std(dim=0, correction=0) / queries**0.5
+    reached = torch.nonzero(sure >= target)
     return int(reached[0]) + 1 if len(reached) else lists
 
 
-def _best(rows: torch.Tensor, queries: torch.Tensor, k: int) -> NDArray[np.int64]:
+def best_rows(rows: torch.Tensor, queries: torch.Tensor, k: int) -> torch.Tensor:
     """Places of the rows with the largest inner products, best first: (n, D), (Q, D) -> (Q, min(k, n)) int64."""
     k = min(k, len(rows))
     padded = -(-len(rows) // TILE) * TILE
     scores = torch.full((_QUERIES_AT_ONCE, padded), -torch.inf)
     parts = []
-    for some in queries.split(_QUERIES_AT_ONCE):
+    for some in torch.split(queries, _QUERIES_AT_ONCE):
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             part = rows[start : start + _ROWS_AT_ONCE].to(torch.float32)
             torch.mm(some, part.T, out=scores[: len(some), start : start + len(part)])
         parts.append(top_k(scores[: len(some)], k)[1])
-    return torch.cat(parts).numpy()
+    return torch.cat(parts)

@@ -20,7 +20,7 @@ def prunes(n: int, k: int) -> bool:
 
 def tile_maxima(scores: torch.Tensor) -> torch.Tensor:
     """The largest score of each tile: (B, n) -> (B, n / TILE). Cheapest while the scores are in the processor's cache."""
-    return scores.unflatten(1, (-1, TILE)).amax(dim=2)
+    return scores.view(len(scores), -1, TILE).amax(dim=2)
 
 
 def top_k_of_tiles(scores: torch.Tensor, maxima: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,7 +31,7 @@ def top_k_of_tiles(scores: torch.Tensor, maxima: torch.Tensor, k: int) -> tuple[
     """
     rows = len(scores)
     best_tiles = torch.topk(maxima, k, dim=1, sorted=False).indices  # (B, k) int64
-    tiles = scores.unflatten(1, (-1, TILE))  # (B, n / TILE, TILE)
+    tiles = scores.view(rows, -1, TILE)  # (B, n / TILE, TILE)
     candidates = torch.gather(tiles, 1, best_tiles[:, :, None].expand(rows, k, TILE)).reshape(rows, k * TILE)
     values, places = torch.topk(candidates, k, dim=1)
     return values, torch.gather(best_tiles, 1, places // TILE) * TILE + places % TILE

@@ -1,17 +1,24 @@
 """A live release: a user tower, an item tower and an index that belong together."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from index.bundle import Bundle, tower_module
 from index.exact import ExactSearch
+from index.filters.columns import Value
+from index.filters.evaluate import evaluate
+from index.filters.filter import Filter
 from index.items import ItemIndex
 from index.matrix import VectorMatrix
 from server.catalogue.placement import Placement
 from server.releases.item_vectors import ItemVectors
 from server.users.histories import Histories, History
 from server.users.vectors import UserVectors
+
+_RANKED_AT_ONCE = 4096  # items of a ranking that a filter looks at together, to begin with
 
 
 class Release:
@@ -92,10 +99,34 @@ class Release:
             scores[held] = (rows @ torch.from_numpy(vector).to(self.device)).cpu().numpy()
         return scores
 
+    def first_permitted(
+        self, filter_: Filter, ranking: NDArray[np.int64], limit: int, exclude: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """The first ordinals of a ranking whose items are available and pass the filter, with or without a vector.
+
+        ranking, exclude: ordinals, (n,) int64. Returns (<= limit,) int64 in the ranking's order.
+        """
+        table = self._placement.slots
+        found: list[NDArray[np.int64]] = []
+        count, start, rows = 0, 0, _RANKED_AT_ONCE
+        while start < len(ranking) and count < limit:
+            part = ranking[start : start + rows]
+            part = part[~np.isin(part, exclude)]
+            slots = self._placement.slots_of(part)
+            part, slots = part[slots >= 0], slots[slots >= 0]
+            found.append(part[evaluate(filter_, table, slots) & table.eligible(slots)])
+            count += len(found[-1])
+            start, rows = start + rows, 2 * rows  # a filter that lets few pass is looked at in few, large parts
+        return np.concatenate([np.zeros(0, dtype=np.int64), *found])[:limit]
+
     def put_items(
-        self, items: list[tuple[int, str, bool]], has_vector: NDArray[np.bool_], vectors: NDArray[np.float32]
+        self,
+        items: list[tuple[int, str, bool]],
+        has_vector: NDArray[np.bool_],
+        vectors: NDArray[np.float32],
+        attributes: Sequence[Mapping[str, Value]],
     ) -> None:
-        """Places items, given as (ordinal, id, available), with their vectors: (n,) bool, (n, D) float32.
+        """Places items, given as (ordinal, id, available), with their vectors, (n,) bool, (n, D) float32, and attributes.
 
         An item without vector cannot be found. If an item occurs twice the last one counts. Visible to the next search.
         """
@@ -103,13 +134,16 @@ class Release:
         placed = [self._placement.place(items[place][0], items[place][1], available=items[place][2]) for place in last]
         slots = np.array(placed, dtype=np.int64)
         has_vector, vectors = has_vector[last], vectors[last]
+        self._placement.slots.columns.set(slots, [attributes[place] for place in last])
         self.index.clear_vectors(slots[~has_vector])
         self.index.set_vectors(slots[has_vector], vectors[has_vector])
 
     def withdraw_items(self, item_ids: list[str]) -> None:
         """Ends the life of items; their vectors stay readable for histories. Visible to the next search."""
         slots = np.array([self._placement.withdraw(item_id) for item_id in item_ids], dtype=np.int64)
-        self.index.eligibility_changed(slots[slots >= 0])
+        slots = slots[slots >= 0]
+        self._placement.slots.columns.clear(slots)
+        self.index.changed(slots)
 
     def free_item(self, ordinal: int) -> None:
         """Gives back the slot of a removed item that no history refers to any more."""
@@ -125,7 +159,7 @@ class Release:
             if slot >= 0:
                 self._placement.slots.available[slot] = available
                 slots.append(slot)
-        self.index.eligibility_changed(np.array(slots, dtype=np.int64))
+        self.index.changed(np.array(slots, dtype=np.int64))
 
     def _read(self, history: History) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """What the tower reads of a history: slots, type codes, times in microseconds; parallel, oldest first."""

@@ -10,6 +10,7 @@ from index.exact import ExactSearch
 from index.items import ItemIndex
 from index.ivf import IvfSearch
 from index.matrix import VectorMatrix
+from index.rebuild import Rebuild
 from index.slots import SlotTable
 
 DIM = 4
@@ -36,10 +37,19 @@ def faiss_ivf(dim: int, chunk_rows: int) -> ItemIndex:
     return ItemIndex(slots, matrix, IvfSearch(slots, matrix, oracle=oracle), oracle=oracle)
 
 
+def rebuilt_ivf(dim: int, chunk_rows: int) -> ItemIndex:
+    """Its lists are built aside while it is changed and searched."""
+    index = faiss_ivf(dim, chunk_rows)
+    assert isinstance(index.engine, IvfSearch)
+    index.watchers.append(Rebuild(index, index.engine, target=0.9, queries=lambda: None, lists=4))
+    return index
+
+
 ENGINES: dict[str, Callable[[int, int], ItemIndex]] = {
     "exact": exact,
     "exact-float16": exact_float16,
     "faiss-ivf": faiss_ivf,
+    "faiss-ivf, rebuilt": rebuilt_ivf,
 }
 
 

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from index.filters.filter import Filter, MatchAny, Range
 from index.items import ItemIndex
 from index.matrix import VectorMatrix
+from index.rebuild import Rebuild
 from index.search import Hits
 from index.slots import SlotTable
 from tests.index.engines import DIM, ENGINES, make_lists, unit_rows
@@ -26,6 +27,7 @@ FILTERS = {
     "some ids": (Filter(allow=frozenset(f"item-{n}" for n in range(0, 31, 3))), lambda i, _a: int(i[5:]) % 3 == 0),
     "nothing": (Filter(allow=frozenset()), lambda _id, _attributes: False),
 }
+filters = st.sampled_from(sorted(FILTERS))
 # How far a score may be from the true one: rows kept as float16 are rounded to 11 bits.
 TOLERANCE = {"exact-float16": 2e-3}
 
@@ -84,18 +86,28 @@ class IndexMachine(RuleBasedStateMachine):
     def settle(self) -> None:
         self.index.settle()
 
-    @rule(seed=seeds, k=st.integers(1, 40), excluded=st.lists(ids, max_size=10), names=st.tuples(*[st.sampled_from(sorted(FILTERS))] * 3))
+    @rule(steps=st.integers(1, 4), start=st.booleans())
+    def rebuild(self, steps: int, start: bool) -> None:
+        for watcher in self.index.watchers:
+            assert isinstance(watcher, Rebuild)
+            if start:
+                watcher.start()
+            for _ in range(steps):
+                watcher.close()  # the building thread has ended
+                watcher.step()
+
+    @rule(seed=seeds, k=st.integers(1, 40), excluded=st.lists(ids, max_size=10), names=st.tuples(filters, filters, filters))
     def search(self, seed: int, k: int, excluded: list[str], names: tuple[str, ...]) -> None:
         """Unsettled: nothing wrong is found. Settled: nothing is missing either, and an exact engine finds the best."""
         queries = unit_rows(3, seed)
         exclude = [self.index.slots.slots(excluded), np.array([], dtype=np.int64), self.index.slots.slots(excluded)]
-        filters = [FILTERS[name][0] for name in names]
+        chosen = [FILTERS[name][0] for name in names]
         for settled in (False, True):
             if settled:
                 self.index.finish()
                 assert self.index.settled == self.index.queued
             for exact in (False, True):
-                found = self.index.search(torch.from_numpy(queries), [k, k, 1], exclude, filters, exact=exact)
+                found = self.index.search(torch.from_numpy(queries), [k, k, 1], exclude, chosen, exact=exact)
                 for row, wanted in enumerate((k, k, 1)):
                     passes = FILTERS[names[row]][1]
                     ruled_out = set(excluded) if row != 1 else set()
@@ -105,7 +117,14 @@ class IndexMachine(RuleBasedStateMachine):
                     self.check(queries[row], found[row].item_ids, found[row].scores, wanted, eligible, settled, exact)
 
     def check(
-        self, query: np.ndarray, item_ids: list[str], scores: np.ndarray, wanted: int, eligible: set[str], settled: bool, exact: bool
+        self,
+        query: np.ndarray,
+        item_ids: list[str],
+        scores: np.ndarray,
+        wanted: int,
+        eligible: set[str],
+        settled: bool,
+        exact: bool,
     ) -> None:
         tolerance = TOLERANCE.get(self.engine, 1e-5)
         assert len(item_ids) == len(set(item_ids))
@@ -216,7 +235,7 @@ def test_a_filter_far_from_the_query_is_still_complete_and_found():
 
 
 def test_many_exclusions_leave_the_answer_complete():
-    index, vectors = filled("faiss-ivf", 5_000)
+    index, _ = filled("faiss-ivf", 5_000)
     query = torch.from_numpy(unit_rows(1, 9, 8))
     [best] = index.search(query, [2000], exact=True)
     [found] = index.search(query, [100], [best.slots])
