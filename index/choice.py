@@ -1,0 +1,113 @@
+"""Which way of searching serves a catalogue: one answer at start, with its reason."""
+
+import importlib.metadata
+from typing import NamedTuple
+
+KINDS = ("auto", "exact", "faiss-ivf", "faiss-gpu")
+EXACT_ON_CPU_MAX = 50_000
+"""Items up to which `auto` compares with every row on a CPU: there the scan takes about as long as the rest of a call."""
+EXACT_ON_GPU_MAX = 30_000_000
+"""Items up to which `auto` compares with every row by torch on a GPU.
+
+Published figures have torch ahead of FAISS's brute force at small batches (faiss #3621); where FAISS gets ahead was not
+measured here, so the number is a starting point.
+"""
+_OF_ITS_OWN = "in an environment of its own"
+_PACKAGES = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs")
+
+
+class ChoiceError(Exception):
+    """The configured index cannot be had here: one line that says why and what to do."""
+
+
+class FaissBuild(NamedTuple):
+    """The FAISS that is installed."""
+
+    packages: tuple[str, ...]  # installed wheels that bring a faiss folder; conda's is none
+    version: str = ""  # of what can be imported; "" if nothing can
+    on_gpu: bool = False  # whether the folder that was imported is a GPU build
+
+    def check(self) -> None:
+        """Raises ChoiceError if more than one wheel is installed: they own the same folder and overwrite each other."""
+        if len(self.packages) > 1:
+            raise ChoiceError(
+                f"{' and '.join(self.packages)} are both installed and overwrite each other's files; "
+                f"pip uninstall both, then install the cpu or the gpu extra, {_OF_ITS_OWN}"
+            )
+        if self.version and self.packages and (self.packages[0] != "faiss-cpu") != self.on_gpu:
+            built = "GPUs" if self.on_gpu else "CPUs"
+            raise ChoiceError(
+                f"{self.packages[0]} is installed but its files are a build for {built}, left by another wheel; "
+                f"install the cpu or the gpu extra again, {_OF_ITS_OWN}"
+            )
+
+
+class Choice(NamedTuple):
+    kind: str  # "exact", "faiss-ivf" or "faiss-gpu"
+    why: str  # for the line that is printed at start
+
+    def __str__(self) -> str:
+        return f"index {self.kind}: {self.why}"
+
+
+def installed_faiss() -> FaissBuild:
+    """Looks at the wheels and at what is imported as faiss."""
+    packages = tuple(name for name in _PACKAGES if _is_installed(name))
+    try:
+        import faiss
+    except ImportError:
+        return FaissBuild(packages)
+    return FaissBuild(packages, faiss.__version__, "GPU" in faiss.get_compile_options().split())
+
+
+def choose(kind: str, *, items: int, device: str, faiss: FaissBuild) -> Choice:
+    """The engine for a catalogue of `items` on `device` ("cpu", "cuda", "cuda:1").
+
+    kind: what is configured, one of `KINDS`. "auto" never asks for what is not installed. It is decided at start and stays:
+    an index that grows past a threshold is chosen anew at the next start. Raises ChoiceError for what cannot be had.
+    """
+    faiss.check()
+    if kind not in KINDS:
+        raise ChoiceError(f"there is no index {kind!r}; choose one of {', '.join(KINDS)}")
+    on_gpu = device.startswith("cuda")
+    if kind == "auto":
+        return _automatic(items, on_gpu, faiss)
+    if kind == "faiss-ivf":
+        if on_gpu:
+            # Its lists lie in the host's memory: every batch would wait for copies, and filters are cheaper by exact search.
+            raise ChoiceError(f"faiss-ivf searches on the CPU and the device is {device}; use exact, or --device cpu")
+        _need(bool(faiss.version), "faiss-ivf needs FAISS", "cpu")
+    if kind == "faiss-gpu":
+        if not on_gpu:
+            raise ChoiceError("faiss-gpu searches on a GPU and the device is cpu; use --device cuda, or faiss-ivf")
+        _need(faiss.on_gpu, "faiss-gpu needs FAISS's GPU build", "gpu")
+    return Choice(kind, "as configured")
+
+
+def _automatic(items: int, on_gpu: bool, faiss: FaissBuild) -> Choice:
+    at_most = EXACT_ON_GPU_MAX if on_gpu else EXACT_ON_CPU_MAX
+    if items <= at_most:
+        return Choice("exact", f"{items:,} items, at most {at_most:,} on a {'GPU' if on_gpu else 'CPU'}")
+    above = f"{items:,} items, more than {at_most:,} on a {'GPU' if on_gpu else 'CPU'}"
+    if on_gpu and faiss.on_gpu:
+        return Choice("faiss-gpu", above)
+    if not on_gpu and faiss.version:
+        return Choice("faiss-ivf", above)
+    return Choice("exact", f"{above}, but {_cure('gpu' if on_gpu else 'cpu')} to search faster")
+
+
+def _need(there: bool, what: str, extra: str) -> None:
+    if not there:
+        raise ChoiceError(f"{what}, which is not installed; {_cure(extra)}")
+
+
+def _cure(extra: str) -> str:
+    return f"pip install -e '.[{extra}]', {_OF_ITS_OWN},"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
