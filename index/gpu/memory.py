@@ -94,7 +94,7 @@ class MemoryPlan:
             cures.append(f"plan for less growth than {needs.growth:g} times")
         if needs.max_batch > 1:
             cures.append(f"compute fewer than {needs.max_batch} requests together")
-        return f"To make it fit: {', '.join(cures)}, or take a device with more memory"
+        return f"To make it fit: {', or '.join([*cures, 'take a device with more memory'])}"
 
 
 def plan_memory(needs: Needs, *, device: str) -> MemoryPlan:
