@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -15,6 +15,8 @@ from server.errors import DeadlineExceeded, Unavailable
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+Steps = Generator[None, None, T]
+"""Work in short steps, between which others' queries are answered."""
 
 
 class _Call:
@@ -23,12 +25,21 @@ class _Call:
         self.future: Future[Any] = Future()
 
 
+class _Stepped:
+    """A call whose first step has run."""
+
+    def __init__(self, future: Future[Any], steps: Steps[Any]) -> None:
+        self.future = future
+        self.steps = steps
+
+
 class Engine:
     """Owns the accelerator, the index and the towers: everything that touches them runs on its one thread.
 
     Greedy batching: it never waits for more; a batch is what arrived while the one before was computed. Calls (changes of the
-    index) run before the queries of their batch, in the order of submission, so a query sees every change submitted before it.
-    Background work runs only when nothing else waits. If the thread dies every waiter fails and `on_death` is told.
+    index) run before the queries of their batch, in the order of submission, so a query sees what calls submitted before it did
+    in their first steps. Further steps of a call run one at a time, between batches. Background work runs only when nothing else
+    waits. If the thread dies every waiter fails and `on_death` is told.
     """
 
     def __init__(
@@ -46,6 +57,7 @@ class Engine:
         self._on_death = on_death
         self._queries: deque[Query] = deque()
         self._calls: deque[_Call] = deque()
+        self._stepped: deque[_Stepped] = deque()
         self._poked = False
         self._stopping = False
         self._dead = False
@@ -66,6 +78,16 @@ class Engine:
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Runs a function on the engine's thread, before any query that is submitted later."""
+        return self._submit(function)
+
+    def call_in_steps(self, function: Callable[[], Steps[T]]) -> Future[T]:
+        """Runs the first step of what the function returns before any query that is submitted later, the others in between.
+
+        The future ends after the last step, with what the steps return. Steps of several calls run in the order of submission.
+        """
+        return self._submit(function)
+
+    def _submit(self, function: Callable[[], Any]) -> Future[Any]:
         call = _Call(function)
         with self._wake:
             self._refuse_if_over()
@@ -97,12 +119,14 @@ class Engine:
         try:
             while True:
                 calls, queries, idle = self._next()
-                if not calls and not queries and not idle:
+                if not (calls or queries or idle or self._stepped):
                     return
                 for call in calls:
                     self._run_call(call)
                 if queries:
                     self._run_queries(queries)
+                if self._stepped and self._run_step(self._stepped[0]):
+                    self._stepped.popleft()
                 if idle:
                     self._run_background()
         except BaseException:
@@ -112,12 +136,12 @@ class Engine:
     def _next(self) -> tuple[list[_Call], list[Query], bool]:
         """What is waiting; nothing at all means stop."""
         with self._wake:
-            while not (self._calls or self._queries or self._poked or self._stopping):
+            while not (self._calls or self._queries or self._stepped or self._poked or self._stopping):
                 self._wake.wait()
             calls = list(self._calls)
             self._calls.clear()
             queries = [self._queries.popleft() for _ in range(min(len(self._queries), self._max_batch))]
-            idle = self._poked and not calls and not queries and not self._stopping
+            idle = self._poked and not (calls or queries or self._stepped or self._stopping)
             return calls, queries, idle
 
     def _run_queries(self, queries: list[Query]) -> None:
@@ -158,14 +182,32 @@ class Engine:
         if not call.future.set_running_or_notify_cancel():
             return
         try:
-            call.future.set_result(call.function())
+            result = call.function()
         except Exception as error:
             call.future.set_exception(self._memory.refusal(error))
+            return
+        if not isinstance(result, Generator):
+            call.future.set_result(result)
+        elif not self._run_step(stepped := _Stepped(call.future, result)):
+            self._stepped.append(stepped)
+
+    def _run_step(self, call: _Stepped) -> bool:
+        """Runs one step; whether it was the last."""
+        try:
+            next(call.steps)
+        except StopIteration as end:
+            call.future.set_result(end.value)
+        except Exception as error:
+            call.future.set_exception(self._memory.refusal(error))
+        else:
+            return False
+        return True
 
     def _die(self, taken: list[Any]) -> None:
         with self._wake:
             self._dead = True
-            waiting = [*taken, *self._calls, *self._queries]
+            waiting = [*taken, *self._stepped, *self._calls, *self._queries]
+            self._stepped.clear()
             self._calls.clear()
             self._queries.clear()
         try:
