@@ -75,11 +75,10 @@ def between(attribute: str, *, gt: Bound = None, gte: Bound = None, lt: Bound = 
     times = {name: timestamp(name, bound) for name, bound in bounds.items() if isinstance(bound, datetime)}
     if times and len(times) == len(bounds):
         return Condition(time_range=TimeRange(attribute=attribute, **times))
-    numbers = {
-        name: float(bound)
-        for name, bound in bounds.items()
-        if isinstance(bound, Real) and not isinstance(bound, bool | datetime)
-    }
+    numbers: dict[str, float] = {}
+    for name, bound in bounds.items():
+        if isinstance(bound, Real) and not isinstance(bound, bool):
+            numbers[name] = float(bound)
     if numbers and len(numbers) == len(bounds):
         return Condition(range=Range(attribute=attribute, **numbers))
     raise TypeError(f"between({attribute!r}, ...) needs gt, gte, lt or lte: all numbers or all datetimes, not {bounds!r}")

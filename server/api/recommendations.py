@@ -6,6 +6,8 @@ from concurrent.futures import Future
 
 from towerbridge.v1 import common_pb2, recommendation_pb2, recommendation_pb2_grpc
 
+from index.filters.filter import Filter
+from server.api.filters import FilterDecoder
 from server.api.status import row_error
 from server.api.subjects import check_release, decode_subject
 from server.api.wire import Context, deadline_of, to_timestamp
@@ -60,13 +62,14 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         self._journal = journal
         self._release = release
         self._default_deadline_ms = config.listen.default_deadline_ms
+        self._filters = FilterDecoder()
 
     async def Recommend(
         self, request: recommendation_pb2.RecommendRequest, context: Context
     ) -> recommendation_pb2.RecommendResponse:
         deadline = deadline_of(context, self._default_deadline_ms)
         revision = self._journal.revision
-        ask = self._decode(request, revision)
+        ask = await self._decode(request, revision)
         return self._encode(await self._recommender.recommend(ask, deadline), request.attributes, revision)
 
     async def BatchRecommend(
@@ -78,7 +81,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         started: list[tuple[Ask, Future[Answer]] | ServiceError] = []
         for row in request.requests:
             try:
-                ask = self._decode(row, revision)
+                ask = await self._decode(row, revision)
                 started.append((ask, self._recommender.start(ask, deadline)))
             except ServiceError as error:
                 started.append(error)
@@ -130,7 +133,8 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         limit = check_limit(request.limit)
         excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
         _check_attributes(request.attributes)
-        ranked = await self._recommender.similar(item_id, limit, excluded, deadline)
+        chosen = await self._filter(request)
+        ranked = await self._recommender.similar(item_id, limit, excluded, chosen, deadline)
         return recommendation_pb2.FindSimilarItemsResponse(
             item_ids=ranked.item_ids,
             scores=ranked.scores,
@@ -150,9 +154,10 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         limit = check_limit(request.limit)
         excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
         _check_attributes(request.attributes)
+        chosen = await self._filter(request)
         dim = release.bundle.manifest.dim
         asks = [
-            Ask(check_vector(vector.values, f"vectors[{place}].values", dim), limit, excluded)
+            Ask(check_vector(vector.values, f"vectors[{place}].values", dim), limit, excluded, filter=chosen)
             for place, vector in enumerate(request.vectors)
         ]
         futures = [self._recommender.start(ask, deadline) for ask in asks]
@@ -167,13 +172,22 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
             results=results, release_id=ranked[0].answer.release_id, timings=_timings(ranked[0].answer)
         )
 
-    def _decode(self, request: recommendation_pb2.RecommendRequest, revision: int) -> Ask:
+    async def _decode(self, request: recommendation_pb2.RecommendRequest, revision: int) -> Ask:
         who = decode_subject(request.subject, self._histories, self._catalogue, self._release())
         limit = check_limit(request.limit)
         excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
         _check_attributes(request.attributes)
         require(request.min_revision, epoch=self._journal.epoch, head=revision)
-        return Ask(who, limit, excluded, request.exclude_seen, request.allow_stale)
+        chosen = await self._filter(request)
+        return Ask(who, limit, excluded, request.exclude_seen, request.allow_stale, chosen)
+
+    async def _filter(
+        self,
+        request: recommendation_pb2.RecommendRequest
+        | recommendation_pb2.FindSimilarItemsRequest
+        | recommendation_pb2.SearchVectorsRequest,
+    ) -> Filter | None:
+        return await self._filters.decode(request.filter) if request.HasField("filter") else None
 
     def _encode(self, ranked: Ranked, attributes: Sequence[str], revision: int) -> recommendation_pb2.RecommendResponse:
         answer = ranked.answer

@@ -63,6 +63,20 @@ def from_bundle(columns: dict[str, Any]) -> dict[str, Value]:
     return kept
 
 
+def filterable(attributes: str, categories: str) -> dict[str, Value]:
+    """What filters compare, of an item's JSON attributes and categories; text cannot be filtered by."""
+    values: dict[str, Value] = {name: _value(one) for name, one in json.loads(attributes).items() if name != "text"}
+    values["categories"] = json.loads(categories)
+    return values
+
+
+def _value(plain: Any) -> Value:
+    if isinstance(plain, dict) and isinstance(plain.get("timestamp"), str):
+        return datetime.fromisoformat(plain["timestamp"])
+    value: Value = plain
+    return value
+
+
 def _plain(value: Value) -> Any:
     if isinstance(value, datetime):
         aware = value if value.tzinfo else value.replace(tzinfo=UTC)

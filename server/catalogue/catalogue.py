@@ -143,12 +143,20 @@ class Catalogue:
         known = min(len(permitted), len(searchable))
         return int(np.count_nonzero(permitted[:known] & searchable[:known]))
 
-    def popular(self, limit: int, exclude: NDArray[np.int64]) -> tuple[list[str], list[float]]:
+    @property
+    def ranking(self) -> NDArray[np.int64]:
+        """The ordinals of all items, removed ones too, most popular first, ties in order: (n,) int64. Never changed."""
+        return self._ranking[: self._ranked]
+
+    def popular(
+        self, limit: int, exclude: NDArray[np.int64], ranking: NDArray[np.int64] | None = None
+    ) -> tuple[list[str], list[float]]:
         """The most popular permitted items, most popular first: ids and their share of all events (0 to 1).
 
-        exclude: ordinals that must not be returned. Ties in the order of ordinals.
+        exclude: ordinals that must not be returned. ranking: only these, in their order; by default all. Ties in the order of
+        ordinals.
         """
-        ranking = self._ranking[: self._ranked]
+        ranking = self.ranking if ranking is None else ranking
         excluded = np.unique(exclude)
         ids: list[str] = []
         shares: list[float] = []

@@ -1,13 +1,14 @@
 """Changes of the catalogue: computed, made durable, then visible to every search."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.catalogue.attributes import Value, filterable
 from server.catalogue.catalogue import Catalogue
 from server.catalogue.text_worker import TextWorker
 from server.engine.engine import Engine
@@ -50,11 +51,12 @@ class CatalogueChanges:
     def upsert(self, contents: Sequence[ItemContent], deadline: float) -> list[Upserted]:
         """Adds or replaces items; one result for each, in order. deadline: time.monotonic seconds."""
         contents = self._encode_texts(contents, deadline)
+        attributes = [filterable(one.attributes, one.categories) for one in contents]
         release = self._release()
         has_vector, vectors = _wait(self._engine.call(lambda: release.item_vectors.compute(contents)), deadline)
 
         def publish(outcomes: Sequence[UpsertOutcome]) -> tuple[Sequence[UpsertOutcome], Future[None]]:
-            return outcomes, self._publish_upserts(release, outcomes, has_vector, vectors)
+            return outcomes, self._publish_upserts(release, outcomes, has_vector, vectors, attributes)
 
         outcomes, visible = _wait(self._journal.submit(UpsertItems(contents, publish)), deadline)
         _wait(visible, deadline)
@@ -115,10 +117,11 @@ class CatalogueChanges:
         outcomes: Sequence[UpsertOutcome],
         has_vector: NDArray[np.bool_],
         vectors: NDArray[np.float32],
+        attributes: Sequence[Mapping[str, Value]],
     ) -> Future[None]:
         items = [(one.stored.ordinal, one.stored.content.item_id, one.stored.available) for one in outcomes]
         # The engine first: it places the items before any query that is asked after the histories know them.
-        visible = self._engine.call(lambda: release.put_items(items, has_vector, vectors))
+        visible = self._engine.call(lambda: release.put_items(items, has_vector, vectors, attributes))
         for outcome, searchable in zip(outcomes, has_vector.tolist(), strict=True):
             stored = outcome.stored
             self._catalogue.put(stored, searchable=searchable)

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from index.filters.evaluate import check_comparable
+from index.filters.filter import FilterError
 from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForPerson, ForVector, Query
-from server.errors import DeadlineExceeded, FailedPrecondition
+from server.errors import DeadlineExceeded, FailedPrecondition, InvalidField
 from server.releases.release import Release
 from server.users.histories import Histories, History
 from server.users.vectors import Refresher, UserVector
@@ -50,11 +52,12 @@ class BatchComputer:
         """Completes the future of every query."""
         release = self._release()
         started = time.monotonic()
-        asked = [self._ask(query, release, started) for query in queries]
+        asked = [self._ask(query, release, started) for query in queries if self._can_filter(query, release)]
         encode_seconds = self._find_vectors(asked, release)
         found = time.monotonic()
         self._search([one for one in asked if one.vector is not None and one.query.score is None], release)
         self._score([one for one in asked if one.vector is not None and one.query.score is not None], release)
+        self._fall_back([one for one in asked if one.answer.fallback is not None], release)
         searched = time.monotonic()
         for one in asked:
             one.answer.encode_us = int(encode_seconds * 1e6)
@@ -74,6 +77,17 @@ class BatchComputer:
                 [(key, history) for key, history in due if not _is_fresh(release.user_vectors.get(key), history)], release
             )
         return bool(self._due)
+
+    def _can_filter(self, query: Query, release: Release) -> bool:
+        """Refuses a query whose filter cannot be applied, so that it fails alone and not with its batch."""
+        if query.filter is None:
+            return True
+        try:
+            check_comparable(query.filter, release.index.slots.columns)
+        except FilterError as error:
+            query.future.set_exception(InvalidField("filter", str(error)))
+            return False
+        return True
 
     def _ask(self, query: Query, release: Release, started: float) -> _Asked:
         answer = Answer(release.release_id, queue_us=int((started - query.arrived) * 1e6))
@@ -169,9 +183,17 @@ class BatchComputer:
             return
         exclude = [release.slots_of(np.concatenate([one.query.exclude, one.answer.seen])) for one in asked]
         queries = _stack([one.vector for one in asked if one.vector is not None]).to(release.device)
-        found = release.index.search(queries, [one.query.limit for one in asked], exclude)
+        filters = [one.query.filter for one in asked]
+        found = release.index.search(queries, [one.query.limit for one in asked], exclude, filters if any(filters) else None)
         for one, candidates in zip(asked, found, strict=True):
             one.answer.candidates = candidates
+
+    def _fall_back(self, asked: Sequence[_Asked], release: Release) -> None:
+        for one in asked:
+            query = one.query
+            if query.filter is not None and query.ranking is not None:
+                exclude = np.concatenate([query.exclude, one.answer.seen])
+                one.answer.popular = release.first_permitted(query.filter, query.ranking, query.limit, exclude)
 
     def _score(self, asked: Sequence[_Asked], release: Release) -> None:
         for one in asked:

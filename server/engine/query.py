@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from index.filters.filter import Filter
 from index.items import Candidates
 from server.users.histories import History
 
@@ -61,6 +62,7 @@ class Answer:
     scores: NDArray[np.float32] | None = None  # (n,) float32 of `Query.score`, NaN for an item without vector
     seen: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # ordinals ruled out as seen
     fallback: Fallback | None = None
+    popular: NDArray[np.int64] | None = None  # with a fallback and a filter: ordinals of `Query.ranking` that may be returned
     stale: bool = False
     computed_us: int | None = None  # when the user vector was computed; None if it came with the request
     events_behind: int = 0
@@ -81,4 +83,6 @@ class Query:
     exclude_seen: bool = False
     allow_stale: bool = False
     score: NDArray[np.int64] | None = None  # ordinals to score
+    filter: Filter | None = None
+    ranking: NDArray[np.int64] | None = None  # ordinals, best first, to answer a filtered query from if there is no vector
     future: Future[Answer] = field(default_factory=Future)

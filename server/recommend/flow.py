@@ -10,6 +10,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from index.filters.filter import Filter
 from server.catalogue.catalogue import Catalogue
 from server.engine.engine import Engine
 from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForPerson, ForVector, Query, Subject
@@ -50,6 +51,7 @@ class Ask:
     exclude_item_ids: Sequence[str] = ()
     exclude_seen: bool = False
     allow_stale: bool = False
+    filter: Filter | None = None
 
 
 @dataclass(slots=True)
@@ -88,6 +90,7 @@ class Recommender:
             exclude=self._catalogue.ordinals(ask.exclude_item_ids),
             exclude_seen=ask.exclude_seen,
             allow_stale=ask.allow_stale,
+            filter=ask.filter,
         )
 
     async def finish(self, ask: Ask, future: Future[Answer], deadline: float) -> Ranked:
@@ -104,7 +107,9 @@ class Recommender:
         degraded = [Degraded.STALE_VECTOR] if answer.stale else []
         if answer.candidates is None:
             exclude = np.concatenate([self._catalogue.ordinals(ask.exclude_item_ids), answer.seen])
-            item_ids, scores = self._catalogue.popular(ask.limit, exclude)
+            item_ids, scores = self._catalogue.popular(ask.limit, exclude, answer.popular)
+            if answer.popular is not None and len(item_ids) < len(answer.popular) and not final:
+                return None
             if answer.fallback is not Fallback.TOO_LATE:
                 degraded.append(Degraded.NO_HISTORY if answer.fallback is Fallback.NO_HISTORY else Degraded.NO_USER_TOWER)
         else:
@@ -119,7 +124,9 @@ class Recommender:
                 scores = [score for score, good in zip(scores, permitted, strict=True) if good]
         return Ranked(item_ids, scores, answer, degraded, uuid.uuid4().hex)
 
-    async def similar(self, item_id: str, limit: int, exclude_item_ids: Sequence[str], deadline: float) -> Ranked:
+    async def similar(
+        self, item_id: str, limit: int, exclude_item_ids: Sequence[str], filter_: Filter | None, deadline: float
+    ) -> Ranked:
         """The permitted items nearest to an item of the catalogue, without itself.
 
         Raises NotFound, or FailedPrecondition if the item has no vector.
@@ -130,7 +137,7 @@ class Recommender:
         ask = Ask(np.zeros(0, dtype=np.float32), limit, [*exclude_item_ids, item_id])
         exclude = self._catalogue.ordinals(ask.exclude_item_ids)
         for final in (False, True):
-            query = Query(ForItem(item.ordinal), deadline, time.monotonic(), limit=limit, exclude=exclude)
+            query = Query(ForItem(item.ordinal), deadline, time.monotonic(), limit=limit, exclude=exclude, filter=filter_)
             ranked = self.rank(ask, await result_of(self._engine.ask(query), deadline, late=_LATE), final=final)
             if ranked is not None:
                 return ranked
@@ -179,8 +186,11 @@ class Recommender:
         exclude_seen: bool = False,
         allow_stale: bool = False,
         score: NDArray[np.int64] | None = None,
+        filter: Filter | None = None,
     ) -> Future[Answer]:
         subject = self._identify(who)
+        if subject is None and filter is not None:
+            subject = ForHistory(History.empty())  # what passes the filter is known to the engine alone
         if subject is None:
             nobody: Future[Answer] = Future()
             release = self._release()
@@ -197,6 +207,8 @@ class Recommender:
                 exclude_seen=exclude_seen,
                 allow_stale=allow_stale,
                 score=score,
+                filter=filter,
+                ranking=self._catalogue.ranking if filter is not None else None,
             )
         )
 

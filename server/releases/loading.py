@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.bundle import Bundle
-from server.catalogue.attributes import from_bundle, to_json
+from server.catalogue.attributes import filterable, from_bundle, to_json
 from server.catalogue.catalogue import Catalogue, as_catalogue_item
 from server.catalogue.placement import Placement
 from server.catalogue.text_worker import TextWorker
@@ -91,7 +91,9 @@ def _encode_texts(file: JournalFile, release: Release, worker: TextWorker | None
 
 
 def _place(release: Release, items: list[StoredItem], has_vector: NDArray[np.bool_], vectors: NDArray[np.float32]) -> None:
-    release.put_items([(item.ordinal, item.content.item_id, item.available) for item in items], has_vector, vectors)
+    attributes = [filterable(item.content.attributes, item.content.categories) for item in items]
+    placed = [(item.ordinal, item.content.item_id, item.available) for item in items]
+    release.put_items(placed, has_vector, vectors, attributes)
     release.withdraw_items([item.content.item_id for item in items if item.removed_at is not None])
 
 
