@@ -38,8 +38,8 @@ class Engine:
 
     Greedy batching: it never waits for more; a batch is what arrived while the one before was computed. Calls (changes of the
     index) run before the queries of their batch, in the order of submission, so a query sees what calls submitted before it did
-    in their first steps. Further steps of a call run one at a time, between batches. Background work runs only when nothing else
-    waits. If the thread dies every waiter fails and `on_death` is told.
+    in their first steps. Further steps of a call run one at a time, between batches. Background work runs only when nothing
+    else waits. If the thread dies every waiter fails and `on_death` is told.
     """
 
     def __init__(
