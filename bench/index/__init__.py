@@ -1,0 +1,1 @@
+"""python -m bench.index: our engines beside the libraries that people would use instead, on the same vectors, in one run."""

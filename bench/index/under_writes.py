@@ -1,0 +1,149 @@
+"""Searches that come in at random while a writer changes items at a fixed rate: one owner does both, in turn.
+
+Arrivals are an open loop: a Poisson timeline at about 20 % of what the engine can do, and a search's latency counts from when it
+was due, so that waiting for a slice of a write counts. A write of 32 upserts is due every 32/rate seconds. The owner does what
+is due: a search first, then one slice of a write. So a search waits for one slice at most.
+
+Every upsert is probed when it is acknowledged: a search with its own vector must return it. The clock stands still meanwhile:
+probes are not part of the load, and at 10,000 upserts a second would be most of it.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from bench.index.changes import Changes
+from bench.index.data import Data
+from bench.index.engines import Engine, Labels
+
+WRITE = 32
+UTILISATION = 0.2
+_SEARCHES_MIN = 500
+_STRETCH_MAX = 4.0  # how much longer a slow engine is measured, so that its p99 stands on something
+_PROBE_K = 10
+_REPEATS_MAX = 3
+
+
+@dataclass
+class _Run:
+    """What one run saw."""
+
+    seconds: float
+    latencies_ms: list[float] = field(default_factory=list)
+    waits_ms: list[float] = field(default_factory=list)  # from when a write was due to its acknowledgement
+    slices_ms: list[float] = field(default_factory=list)
+    acknowledged: int = 0
+    probed: int = 0
+    missed: int = 0
+
+
+class _Clock:
+    """Seconds since the start, less the pauses."""
+
+    def __init__(self) -> None:
+        self._zero = time.perf_counter()
+
+    def now(self) -> float:
+        return time.perf_counter() - self._zero
+
+    def pause(self) -> float:
+        return time.perf_counter()
+
+    def resume(self, paused_at: float) -> None:
+        self._zero += time.perf_counter() - paused_at
+
+
+@dataclass
+class _Write:
+    """A batch that is being applied."""
+
+    due: float
+    labels: Labels
+    vectors: NDArray[np.float32]
+    applied: int = 0
+    mark: int = 0  # what must be settled for it
+
+
+class _Owner:
+    """The thread that owns an engine, as a loop over what is due."""
+
+    def __init__(self, engine: Engine, data: Data, changes: Changes, *, rate: int, arrivals: NDArray[np.float64]) -> None:
+        self._engine = engine
+        self._arrivals = arrivals
+        self._queries = [engine.prepare(data.queries[row : row + 1]) for row in range(len(data.queries))]
+        self._changes = changes
+        self._period = WRITE / rate if rate else np.inf
+        self._waiting: list[_Write] = []  # applied in whole or in part, and not acknowledged; oldest first
+
+    def run(self, seconds: float) -> _Run:
+        run = _Run(seconds)
+        served = writes = 0
+        upcoming = self._changes.take(WRITE)
+        clock = _Clock()
+        while (now := clock.now()) < seconds:
+            if served < len(self._arrivals) and self._arrivals[served] <= now:
+                self._engine.search(self._queries[served % len(self._queries)], self._engine.setting.k)
+                run.latencies_ms.append((clock.now() - self._arrivals[served]) * 1e3)
+                served += 1
+            elif self._waiting:
+                self._do_slice(run, clock)
+            elif writes * self._period <= now:
+                self._waiting.append(_Write(writes * self._period, *upcoming))
+                writes += 1
+                paused_at = clock.pause()  # making up vectors is not part of the load
+                upcoming = self._changes.take(WRITE)
+                clock.resume(paused_at)
+        return run
+
+    def _do_slice(self, run: _Run, clock: _Clock) -> None:
+        started = clock.now()
+        write = self._waiting[-1]
+        if write.applied < len(write.labels):
+            part = slice(write.applied, write.applied + self._engine.rows_per_slice)
+            self._engine.upsert(write.labels[part], write.vectors[part])
+            write.applied = part.stop
+            write.mark = self._engine.queued
+        else:
+            self._engine.settle()
+        now = clock.now()
+        run.slices_ms.append((now - started) * 1e3)
+        if write.applied >= len(write.labels) and self._engine.settled >= write.mark:
+            self._waiting.pop()
+            run.acknowledged += len(write.labels)
+            run.waits_ms.append((now - write.due) * 1e3)
+            paused_at = clock.pause()
+            self._probe(write, run)
+            clock.resume(paused_at)
+
+    def _probe(self, write: _Write, run: _Run) -> None:
+        """Whether each of the vectors finds its own item."""
+        engine = self._engine
+        k = min(_PROBE_K, engine.setting.k)
+        found = engine.labels(engine.search(engine.prepare(write.vectors), k))
+        run.probed += len(write.labels)
+        run.missed += int((found != write.labels[:, None]).all(axis=1).sum())
+
+
+def under_writes(
+    engines: Sequence[Engine], data: Data, p50_ms: Mapping[str, float], rates: Sequence[int], *, repeats: int, seconds: float, seed: int
+) -> Mapping[str, list[dict[str, float]]]:
+    """By engine that takes changes, a row for each rate: medians of the repeats, which go through all rates and engines in turn.
+
+    p50_ms: of a lone search at batch 1, by engine.
+    """
+    engines = [engine for engine in engines if engine.changes]
+    runs: dict[tuple[str, int], list[_Run]] = {(engine.name, rate): [] for engine in engines for rate in rates}
+    rounds = [(repeat, rate, engine) for repeat in range(min(repeats, _REPEATS_MAX)) for rate in rates for engine in engines]
+    for repeat, rate, engine in tqdm(rounds, desc="under writes", unit="run", leave=False, disable=None):
+        per_s = UTILISATION * 1e3 / p50_ms[engine.name]
+        span = min(max(seconds, _SEARCHES_MIN * seconds / 3.0 / per_s), _STRETCH_MAX * seconds)
+        random = np.random.default_rng([seed, repeat, rate])
+        arrivals = np.cumsum(random.exponential(1 / per_s, size=int(1.2 * span * per_s) + 100))
+        changes = Changes(data.vectors, seed + repeat)
+        runs[engine.name, rate].append(_Owner(engine, data, changes, rate=rate, arrivals=arrivals).run(span))
+        _take_back(engine, changes)
+    return {engine.name: [_row(rate, runs[engine.name, rate]) for rate in rates] for engine in engines}
