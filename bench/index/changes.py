@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from bench.index.data import Data
 from bench.index.engines import Engine, Labels
+from bench.index.latency import Timing
 
 BATCH = 256
 _BATCHES_MAX = 64
@@ -17,7 +18,7 @@ _REPEATS_MAX = 3
 
 
 class Changes:
-    """Upserts in order: by turns of a known item, with another vector, and of a new one. `undo` takes them back."""
+    """Upserts to make: half of each batch gives a known item another vector, half is new. `undo` takes back what was noted."""
 
     def __init__(self, vectors: NDArray[np.float32], seed: int) -> None:
         self._vectors = vectors
@@ -29,14 +30,12 @@ class Changes:
         self.added: list[int] = []
 
     def take(self, count: int) -> tuple[Labels, NDArray[np.float32]]:
-        """The next upserts: (n,) int64 labels, each once, and (n, D) float32 unit rows; n <= count, less if there are few items."""
+        """The next upserts: (n,) int64 labels, each once, and (n, D) float32 unit rows; n < count if there are few items."""
         known = min(count // 2, len(self._order))
         places = np.arange(self._next, self._next + known) % len(self._order)
         self._next += known
         new = np.arange(self._new, self._new + count - count // 2)
         self._new += len(new)
-        self.replaced += self._order[places].tolist()
-        self.added += new.tolist()
         labels = np.concatenate([self._order[places], new])
         bases = self._vectors[self._random.integers(len(self._vectors), size=len(labels))]
         turns = self._random.standard_normal(bases.shape, dtype=np.float32) * np.float32(_TURN / np.sqrt(bases.shape[1]))
@@ -44,8 +43,15 @@ class Changes:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return labels, rows
 
+    def note(self, labels: Labels) -> None:
+        """Remembers that these upserts were made."""
+        known = labels < len(self._vectors)
+        self.replaced += labels[known].tolist()
+        self.added += labels[~known].tolist()
+
     def undo(self, engine: Engine) -> None:
         """Brings the engine back to the items that it was built with."""
+        settle(engine)
         replaced = np.unique(np.array(self.replaced, dtype=np.int64))
         for part in _parts(np.array(self.added, dtype=np.int64)):
             engine.remove(part)
@@ -63,17 +69,17 @@ def settle(engine: Engine) -> None:
         pass
 
 
-def change_rates(
-    engines: Sequence[Engine], data: Data, *, repeats: int, seconds: float, seed: int
-) -> Mapping[str, tuple[float, float]]:
+def change_rates(engines: Sequence[Engine], data: Data, timing: Timing, *, seed: int) -> Mapping[str, tuple[float, float]]:
     """Upserts and removes per second by engine, in batches of 256, each settled to its end; for those that take changes."""
     engines = [engine for engine in engines if engine.changes]
     rates: dict[str, list[tuple[float, float]]] = {engine.name: [] for engine in engines}
-    for repeat in tqdm(range(min(repeats, _REPEATS_MAX)), desc="upserts, removes", unit="repeat", leave=False, disable=None):
+    for repeat in tqdm(
+        range(min(timing.repeats, _REPEATS_MAX)), desc="upserts, removes", unit="repeat", leave=False, disable=None
+    ):
         for engine in engines:
             changes = Changes(data.vectors, seed + repeat)
-            upserts = _upserts_per_s(engine, changes, seconds)
-            rates[engine.name].append((upserts, _removes_per_s(engine, changes, seconds)))
+            upserts = _upserts_per_s(engine, changes, timing.seconds)
+            rates[engine.name].append((upserts, _removes_per_s(engine, changes, timing.seconds)))
             changes.undo(engine)
     return {name: (float(np.median([a for a, _ in own])), float(np.median([b for _, b in own]))) for name, own in rates.items()}
 
@@ -87,6 +93,7 @@ def _upserts_per_s(engine: Engine, changes: Changes, seconds: float) -> float:
         settle(engine)
         spent += time.perf_counter() - started
         done += len(labels)
+        changes.note(labels)
         if spent > seconds:
             break
     return done / spent

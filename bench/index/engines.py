@@ -41,12 +41,24 @@ class Engine:
     name = ""
     changes = False
     filters = False
+    rows_per_slice = 1
+    """Upserts that are made between two searches: few enough that a search hardly waits."""
     slow_filters = False
     """Filtered searches take so long that only a few are measured."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.effort: float | None = None
+
+    @property
+    def queued(self) -> int:
+        """A count of changes that grows with each."""
+        return 0
+
+    @property
+    def settled(self) -> int:
+        """How many of the changes, in order, searches find: all, where an engine has nothing left to settle."""
+        return 0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -88,7 +100,7 @@ class Engine:
         raise NotImplementedError
 
     def upsert(self, labels: Labels, vectors: NDArray[np.float32]) -> None:
-        """Adds items or replaces their vectors: (n,) int64, each once, (n, D) float32. Found by searches once `settle` is done."""
+        """Adds items or replaces their vectors: (n,) int64, each once, (n, D) float32. Found once `settle` is done."""
         raise NotImplementedError
 
     def remove(self, labels: Labels) -> None:

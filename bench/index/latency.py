@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,13 @@ BLOCKS = 10
 CALLS_MIN = 20
 CALLS_MAX = 2_000
 _BATCH = 64  # of searches that are not timed
+
+
+class Timing(NamedTuple):
+    """How long to measure."""
+
+    repeats: int
+    seconds: float  # of each thing in each repeat
 
 
 @dataclass
@@ -47,11 +54,11 @@ class Lane:
         return {"p50_ms": round(self.p50_ms, 4), "p99_ms": round(self.p99_ms, 4)}
 
 
-def time_in_turn(lanes: Sequence[Lane], *, repeats: int, seconds: float, progress: str) -> None:
-    """Fills the lanes: each gets about `seconds` a repeat, in `BLOCKS` blocks that alternate with those of the others."""
-    calls = [_calls(lane, seconds) for lane in lanes]
+def time_in_turn(lanes: Sequence[Lane], timing: Timing, *, progress: str) -> None:
+    """Fills the lanes: each has its seconds in every repeat, in `BLOCKS` blocks that alternate with those of the others."""
+    calls = [_calls(lane, timing.seconds) for lane in lanes]
     gc.collect()
-    for repeat in tqdm(range(repeats), desc=progress, unit="repeat", leave=False, disable=None):
+    for repeat in tqdm(range(timing.repeats), desc=progress, unit="repeat", leave=False, disable=None):
         times: list[list[float]] = [[] for _ in lanes]
         for block in range(BLOCKS):
             for turn in range(len(lanes)):
@@ -88,22 +95,22 @@ def _time(lane: Lane, first: int, last: int) -> list[float]:
     return times
 
 
-def search_lane(engine: Engine, queries: NDArray[np.float32], batch: int, *, filter_: Any = None, **limits: int) -> Lane:
+def search_lane(engine: Engine, queries: NDArray[np.float32], batch: int, *, filter_: Any = None) -> Lane:
     """Searches with the queries in batches, one after the other, from the start again at the end."""
     k = engine.setting.k
     repeated = np.resize(np.arange(len(queries)), max(batch, len(queries) // batch * batch))
     batches = [engine.prepare(np.ascontiguousarray(queries[part])) for part in repeated.reshape(-1, batch)]
-    return Lane(lambda number: engine.search(batches[number % len(batches)], k, filter_), **limits)
+    return Lane(lambda number: engine.search(batches[number % len(batches)], k, filter_))
 
 
 def latencies(
-    engines: Sequence[Engine], queries: NDArray[np.float32], batches: Sequence[int], *, repeats: int, seconds: float
+    engines: Sequence[Engine], queries: NDArray[np.float32], batches: Sequence[int], timing: Timing
 ) -> Mapping[str, dict[str, dict[str, float]]]:
     """p50 and p99 a call by engine and batch size, engines in turn."""
     rows: dict[str, dict[str, dict[str, float]]] = {engine.name: {} for engine in engines}
     for batch in batches:
         lanes = [search_lane(engine, queries, batch) for engine in engines]
-        time_in_turn(lanes, repeats=repeats, seconds=seconds, progress=f"latency, batch {batch}")
+        time_in_turn(lanes, timing, progress=f"latency, batch {batch}")
         for engine, lane in zip(engines, lanes, strict=True):
             rows[engine.name][str(batch)] = lane.row
     return rows

@@ -76,7 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--k", type=_k, default=100, metavar="K", help=f"hits a query, 1 to {K_MAX} (100)")
     add("--recall", type=_share, default=0.93, metavar="R", help="mean recall@k that every engine must reach, 0 to 1 (0.93)")
     add("--peers", type=_peers, default=(), metavar="NAMES", help=f"any of {','.join(PEERS)} (none)")
-    add("--vectors", type=Path, metavar="FILE", help=".npy or .safetensors, (N, D) floats, normalised here, instead of generated")
+    add(
+        "--vectors",
+        type=Path,
+        metavar="FILE",
+        help=".npy or .safetensors, (N, D) floats, normalised here, instead of generated",
+    )
     add("--queries", type=Path, metavar="FILE", help=".npy or .safetensors, (Q, D) floats: vectors of real users")
     add("--queries-count", type=_positive, default=1000, metavar="Q", help="queries that are measured (1000)")
     add("--streaming", action="store_true", help="also a runbook of inserts, deletes and searches 4:4:1")

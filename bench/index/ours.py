@@ -28,6 +28,7 @@ class TowerbridgeExact(Engine):
     name = "towerbridge-exact"
     changes = True
     filters = True
+    rows_per_slice = 32
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -43,6 +44,16 @@ class TowerbridgeExact(Engine):
 
     def _index(self, slots: SlotTable, matrix: VectorMatrix) -> ItemIndex:
         return ItemIndex(slots, matrix, ExactSearch(slots, matrix))
+
+    @property
+    def queued(self) -> int:
+        """See `Engine.queued`."""
+        return self.index.queued
+
+    @property
+    def settled(self) -> int:
+        """See `Engine.settled`."""
+        return self.index.settled
 
     def prepare(self, queries: NDArray[np.float32]) -> torch.Tensor:
         """See `Engine.prepare`."""
@@ -117,8 +128,12 @@ class TowerbridgeIvf(TowerbridgeExact):
     def settings(self) -> dict[str, Any]:
         """See `Engine.settings`."""
         built = self._built
-        probes = float(built.table.probes(self.setting.k, 1.0))
-        return {"lists": built.lists.count, "probes": round(probes, 1), "gather_rows": built.gather_rows}
+        return {
+            "lists": built.lists.count,
+            "probes": built.table.unfiltered(self.setting.k),
+            "gather_rows": built.gather_rows,
+            "checked_recall_at_100": round(built.recall, 4),
+        }
 
     @property
     def curve(self) -> Sequence[float]:

@@ -138,8 +138,8 @@ class Usearch(_Graph):
     def labels(self, found: Any) -> Labels:
         """See `Engine.labels`."""
         keys = np.atleast_2d(found.keys).astype(np.int64)
-        counts = np.atleast_1d(getattr(found, "counts", keys.shape[1]))
-        keys[np.arange(keys.shape[1]) >= counts[:, None]] = -1
+        if hasattr(found, "counts"):  # of a batch; what is behind it in a row is nothing
+            keys[np.arange(keys.shape[1]) >= np.asarray(found.counts)[:, None]] = -1
         return pad(keys, self.setting.k)
 
     def upsert(self, labels: Labels, vectors: NDArray[np.float32]) -> None:
@@ -173,7 +173,7 @@ class _Faiss(Engine):
     def prepare_filter(self, filter_: Filter) -> Any:
         """See `Engine.prepare_filter`."""
         bits = np.packbits(filter_.passes, bitorder="little")
-        return self._parameters(sel=self._faiss.IDSelectorBitmap(len(filter_.passes), bits))
+        return self._parameters(sel=self._faiss.IDSelectorBitmap(bits))
 
     def _parameters(self, **parameters: Any) -> Any:
         return self._faiss.SearchParameters(**parameters)

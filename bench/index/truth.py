@@ -32,7 +32,7 @@ def find_truth(
     wanted = min(k, len(rows))
     if not wanted:
         return Truth(np.full(len(queries), np.inf, dtype=np.float32), 0, eligible)
-    parts = [_worst(rows, part, wanted) for part in torch.from_numpy(queries).split(_QUERIES_AT_ONCE)]
+    parts = [_worst(rows, part, wanted) for part in torch.split(torch.from_numpy(queries), _QUERIES_AT_ONCE)]
     return Truth(torch.cat(parts).numpy(), wanted, eligible)
 
 

@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from bench.index.data import Data
 from bench.index.engines import Engine
-from bench.index.latency import Lane, search_all, search_lane, time_in_turn
+from bench.index.latency import Lane, Timing, search_all, search_lane, time_in_turn
 from bench.index.truth import Truth, recall
 
 _COARSE = 4
@@ -50,7 +50,7 @@ def curves(engines: Sequence[Engine], data: Data, truth: Truth, *, scale: float)
             lanes.append(_lane(engine, effort, data))
         engine.set_effort(chosen)
     efforts = {engine.name: engine.effort for engine in engines}
-    time_in_turn(lanes, repeats=_CURVE_REPEATS, seconds=_CURVE_SECONDS * scale, progress="curves, batch 1")
+    time_in_turn(lanes, Timing(_CURVE_REPEATS, _CURVE_SECONDS * scale), progress="curves, batch 1")
     for engine in engines:
         engine.set_effort(efforts[engine.name])
     for point, lane in zip([point for engine in engines for point in points[engine.name]], lanes, strict=True):

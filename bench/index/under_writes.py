@@ -1,8 +1,8 @@
 """Searches that come in at random while a writer changes items at a fixed rate: one owner does both, in turn.
 
-Arrivals are an open loop: a Poisson timeline at about 20 % of what the engine can do, and a search's latency counts from when it
-was due, so that waiting for a slice of a write counts. A write of 32 upserts is due every 32/rate seconds. The owner does what
-is due: a search first, then one slice of a write. So a search waits for one slice at most.
+Arrivals are an open loop: a Poisson timeline at about 20 % of what the engine can do. Latency counts from when a search was
+due, so that waiting for a slice of a write counts. A write of 32 upserts is due every 32/rate seconds. The owner does what is
+due: a search first, then one slice of a write. So a search waits for one slice at most.
 
 Every upsert is probed when it is acknowledged: a search with its own vector must return it. The clock stands still meanwhile:
 probes are not part of the load, and at 10,000 upserts a second would be most of it.
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from bench.index.changes import Changes
 from bench.index.data import Data
 from bench.index.engines import Engine, Labels
+from bench.index.latency import Timing
 
 WRITE = 32
 UTILISATION = 0.2
@@ -77,7 +78,7 @@ class _Owner:
         self._queries = [engine.prepare(data.queries[row : row + 1]) for row in range(len(data.queries))]
         self._changes = changes
         self._period = WRITE / rate if rate else np.inf
-        self._waiting: list[_Write] = []  # applied in whole or in part, and not acknowledged; oldest first
+        self._write: _Write | None = None  # begun and not acknowledged
 
     def run(self, seconds: float) -> _Run:
         run = _Run(seconds)
@@ -89,22 +90,22 @@ class _Owner:
                 self._engine.search(self._queries[served % len(self._queries)], self._engine.setting.k)
                 run.latencies_ms.append((clock.now() - self._arrivals[served]) * 1e3)
                 served += 1
-            elif self._waiting:
-                self._do_slice(run, clock)
+            elif self._write is not None:
+                self._do_slice(self._write, run, clock)
             elif writes * self._period <= now:
-                self._waiting.append(_Write(writes * self._period, *upcoming))
+                self._write = _Write(writes * self._period, *upcoming)
                 writes += 1
                 paused_at = clock.pause()  # making up vectors is not part of the load
                 upcoming = self._changes.take(WRITE)
                 clock.resume(paused_at)
         return run
 
-    def _do_slice(self, run: _Run, clock: _Clock) -> None:
+    def _do_slice(self, write: _Write, run: _Run, clock: _Clock) -> None:
         started = clock.now()
-        write = self._waiting[-1]
         if write.applied < len(write.labels):
             part = slice(write.applied, write.applied + self._engine.rows_per_slice)
             self._engine.upsert(write.labels[part], write.vectors[part])
+            self._changes.note(write.labels[part])
             write.applied = part.stop
             write.mark = self._engine.queued
         else:
@@ -112,7 +113,7 @@ class _Owner:
         now = clock.now()
         run.slices_ms.append((now - started) * 1e3)
         if write.applied >= len(write.labels) and self._engine.settled >= write.mark:
-            self._waiting.pop()
+            self._write = None
             run.acknowledged += len(write.labels)
             run.waits_ms.append((now - write.due) * 1e3)
             paused_at = clock.pause()
@@ -128,22 +129,47 @@ class _Owner:
         run.missed += int((found != write.labels[:, None]).all(axis=1).sum())
 
 
-def under_writes(
-    engines: Sequence[Engine], data: Data, p50_ms: Mapping[str, float], rates: Sequence[int], *, repeats: int, seconds: float, seed: int
+def time_under_writes(
+    engines: Sequence[Engine],
+    data: Data,
+    p50_ms: Mapping[str, float],
+    rates: Sequence[int],
+    timing: Timing,
+    *,
+    seed: int,
 ) -> Mapping[str, list[dict[str, float]]]:
-    """By engine that takes changes, a row for each rate: medians of the repeats, which go through all rates and engines in turn.
+    """By engine that takes changes, a row for each rate: medians of the repeats, which go through rates and engines in turn.
 
     p50_ms: of a lone search at batch 1, by engine.
     """
     engines = [engine for engine in engines if engine.changes]
     runs: dict[tuple[str, int], list[_Run]] = {(engine.name, rate): [] for engine in engines for rate in rates}
-    rounds = [(repeat, rate, engine) for repeat in range(min(repeats, _REPEATS_MAX)) for rate in rates for engine in engines]
+    rounds = [
+        (repeat, rate, engine) for repeat in range(min(timing.repeats, _REPEATS_MAX)) for rate in rates for engine in engines
+    ]
     for repeat, rate, engine in tqdm(rounds, desc="under writes", unit="run", leave=False, disable=None):
         per_s = UTILISATION * 1e3 / p50_ms[engine.name]
-        span = min(max(seconds, _SEARCHES_MIN * seconds / 3.0 / per_s), _STRETCH_MAX * seconds)
+        span = min(max(timing.seconds, _SEARCHES_MIN / per_s), _STRETCH_MAX * timing.seconds)
         random = np.random.default_rng([seed, repeat, rate])
         arrivals = np.cumsum(random.exponential(1 / per_s, size=int(1.2 * span * per_s) + 100))
         changes = Changes(data.vectors, seed + repeat)
         runs[engine.name, rate].append(_Owner(engine, data, changes, rate=rate, arrivals=arrivals).run(span))
-        _take_back(engine, changes)
+        changes.undo(engine)
     return {engine.name: [_row(rate, runs[engine.name, rate]) for rate in rates] for engine in engines}
+
+
+def _row(rate: int, runs: Sequence[_Run]) -> dict[str, float]:
+    """Medians of the repeats; probed and missed are sums, and the longest slice is the longest of all."""
+    latencies = np.array([np.percentile(run.latencies_ms or [np.nan], [50, 99]) for run in runs])  # (repeats, 2)
+    waits = [np.percentile(run.waits_ms or [0.0], 99) for run in runs]
+    return {
+        "upserts_per_s": round(float(np.median([run.acknowledged / run.seconds for run in runs])), 1),
+        "p50_ms": round(float(np.median(latencies[:, 0])), 4),
+        "p99_ms": round(float(np.median(latencies[:, 1])), 4),
+        "rate": rate,
+        "searches": sum(len(run.latencies_ms) for run in runs),
+        "probed": sum(run.probed for run in runs),
+        "missed": sum(run.missed for run in runs),
+        "acknowledged_p99_ms": round(float(np.median(waits)), 4),
+        "slice_p99_ms": round(float(np.median([np.percentile(run.slices_ms or [0.0], 99) for run in runs])), 4),
+    }
