@@ -1,0 +1,1 @@
+"""What operators watch: figures read from the live objects when Prometheus asks."""
