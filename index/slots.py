@@ -1,5 +1,7 @@
 """Item ids, the slots that their vectors lie in, and which of them may be returned."""
 
+from itertools import repeat
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,8 +37,8 @@ class SlotTable:
 
     def slots(self, item_ids: list[str] | tuple[str, ...]) -> NDArray[np.int64]:
         """Slots of those of the ids that are live, in their order; unknown ids are left out: (<= n,) int64."""
-        found = (self._slot_of.get(item_id, -1) for item_id in item_ids)
-        return np.fromiter((slot for slot in found if slot >= 0), dtype=np.int64)
+        found = np.fromiter(map(self._slot_of.get, item_ids, repeat(-1)), dtype=np.int64, count=len(item_ids))
+        return found[found >= 0]
 
     def insert(self, item_id: str, *, available: bool = True) -> int:
         """Makes the item live, and returns its slot; an item that is live already keeps its slot."""
