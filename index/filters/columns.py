@@ -48,14 +48,14 @@ class Column:
     def clear(self, slots: NDArray[np.int64]) -> None:
         """Empties slots: (n,) int64, each slot once."""
         kinds = self.kind[slots]
-        held = slots[kinds != Kind.ABSENT]
-        if not len(held):
-            return
-        self.counts -= np.bincount(kinds[kinds != Kind.ABSENT], minlength=len(Kind))
-        self.keywords.clear(slots[kinds == Kind.KEYWORDS])
+        counts = np.bincount(kinds, minlength=len(Kind))
+        counts[Kind.ABSENT] = 0
+        self.counts -= counts
+        if counts[Kind.KEYWORDS]:
+            self.keywords.clear(slots[kinds == Kind.KEYWORDS])
         for values in self.plain.values():
-            values[held] = 0
-        self.kind[held] = Kind.ABSENT
+            values[slots] = 0
+        self.kind[slots] = Kind.ABSENT
 
     def grow(self, capacity: int) -> None:
         added = capacity - len(self.kind)
@@ -88,9 +88,9 @@ class AttributeColumns:
         """
         if len(slots) != len(attributes):
             raise ValueError(f"expected attributes for {len(slots)} slots, got {len(attributes)}")
-        if len(slots) and not (slots.min() >= 0 and slots.max() < len(self._holds)):
-            raise ValueError(f"slots must be 0 to {len(self._holds) - 1}")
         last = dict(zip(slots.tolist(), attributes, strict=True))
+        if last and not (min(last) >= 0 and max(last) < len(self._holds)):
+            raise ValueError(f"slots must be 0 to {len(self._holds) - 1}")
         values: dict[tuple[str, Kind], tuple[list[int], list[Any]]] = {}
         for slot, mapping in last.items():
             for name, value in mapping.items():
@@ -109,9 +109,10 @@ class AttributeColumns:
 
     def clear(self, slots: NDArray[np.int64]) -> None:
         """Forgets all attributes of the slots: (n,) int64. Nothing of them can be read again."""
-        slots = np.unique(slots[slots < len(self._holds)])
+        slots = slots[slots < len(self._holds)]
         slots = slots[self._holds[slots]]
         if len(slots):
+            slots = np.unique(slots) if len(slots) > 1 else slots
             for column in self._columns.values():
                 column.clear(slots)
             self._holds[slots] = False

@@ -18,7 +18,7 @@ class Keywords:
         self.codes: NDArray[np.int32] = np.full((0, capacity), -1, dtype=np.int32)  # (width, capacity), padded with -1
         self._code_of: dict[str, int] = {}
         self._values: list[str] = []  # by code
-        self._uses: NDArray[np.int64] = np.zeros(16, dtype=np.int64)  # by code: how many slots hold it
+        self._uses: list[int] = []  # by code: how many slots hold it
         self._free: list[int] = []
 
     @property
@@ -40,28 +40,29 @@ class Keywords:
         coded = np.full((width, len(rows)), -1, dtype=np.int32)
         for place, row in enumerate(rows):
             for depth, value in enumerate(row):
-                coded[depth, place] = self._intern(value)
+                coded[depth, place] = self._use(value)
         self.codes[:width, slots] = coded
-        self._uses += np.bincount(coded[coded >= 0], minlength=len(self._uses))
 
     def clear(self, slots: NDArray[np.int64]) -> None:
         """Empties slots: (n,) int64, each slot once."""
         if not len(slots):
             return
-        old = self.codes[:, slots]
-        old = old[old >= 0]
+        old = self.codes[:, slots].ravel().tolist()
         self.codes[:, slots] = -1
-        np.subtract.at(self._uses, old, 1)
-        for code in np.unique(old[self._uses[old] == 0]).tolist():
-            del self._code_of[self._values[code]]
-            self._values[code] = ""
-            self._free.append(code)
+        for code in old:
+            if code >= 0:
+                self._uses[code] -= 1
+                if not self._uses[code]:
+                    del self._code_of[self._values[code]]
+                    self._values[code] = ""
+                    self._free.append(code)
 
     def grow(self, capacity: int) -> None:
         self.codes = np.pad(self.codes, ((0, 0), (0, capacity - self._capacity)), constant_values=-1)
         self._capacity = capacity
 
-    def _intern(self, value: str) -> int:
+    def _use(self, value: str) -> int:
+        """The value's code, for one more slot that holds it."""
         code = self._code_of.get(value)
         if code is None:
             if self._free:
@@ -70,7 +71,7 @@ class Keywords:
             else:
                 code = len(self._values)
                 self._values.append(value)
-                if code == len(self._uses):
-                    self._uses = np.pad(self._uses, (0, code))
+                self._uses.append(0)
             self._code_of[value] = code
+        self._uses[code] += 1
         return code
