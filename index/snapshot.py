@@ -76,20 +76,35 @@ def save_snapshot(
     item_ids and rows, (n, D) float32, are parallel to the state's slots. A crash, whenever it comes, leaves the old snapshot
     or the new one whole. Raises ValueError if the numbers of items, rows and slots differ, and OSError if it cannot be written.
     """
-    lists, dim = state.centroids.shape
     if not len(item_ids) == len(state.slots) == len(state.list_of):
         raise ValueError(f"{len(item_ids)} item ids for {len(state.slots)} slots in lists")
-    encoded = [item_id.encode() for item_id in item_ids]
+    snapshot = Snapshot(
+        release_id=release_id,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        centroids=state.centroids,
+        table=table,
+        gather_rows=gather_rows,
+        item_ids=list(item_ids),
+        list_of=state.list_of,
+        fingerprints=_fingerprints(rows, len(item_ids), state.centroids.shape[1]),
+    )
+    write_snapshot(folder, snapshot)
+
+
+def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
+    """As `save_snapshot`."""
+    lists, dim = snapshot.centroids.shape
+    encoded = [item_id.encode() for item_id in snapshot.item_ids]
     data = save(
         {
-            "centroids": np.ascontiguousarray(state.centroids, dtype=np.float32),  # (L, D) float32
-            "list_of": np.ascontiguousarray(state.list_of, dtype=np.int32),  # (n,) int32
-            "fingerprints": _fingerprints(rows, len(item_ids), dim),  # (n,) uint64
+            "centroids": np.ascontiguousarray(snapshot.centroids, dtype=np.float32),  # (L, D) float32
+            "list_of": np.ascontiguousarray(snapshot.list_of, dtype=np.int32),  # (n,) int32
+            "fingerprints": np.ascontiguousarray(snapshot.fingerprints, dtype=np.uint64),  # (n,) uint64
             "id_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),  # all ids, one behind the other, in UTF-8
             "id_ends": np.cumsum([len(one) for one in encoded], dtype=np.int64),  # (n,) int64, where each id ends
             "shares": np.array(SHARES, dtype=np.float64),
             "ks": np.array(KS, dtype=np.int64),
-            "needed": np.ascontiguousarray(table.needed, dtype=np.int32),  # (shares, ks) int32
+            "needed": np.ascontiguousarray(snapshot.table.needed, dtype=np.int32),  # (shares, ks) int32
         }
     )
     digest = hashlib.sha256(data).hexdigest()
@@ -97,12 +112,12 @@ def save_snapshot(
         format=FORMAT,
         format_version=VERSION,
         kind=KIND,
-        release_id=release_id,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        release_id=snapshot.release_id,
+        created_at=snapshot.created_at,
         dim=dim,
-        counts=Counts(items=len(item_ids), lists=lists),
-        target=table.target,
-        gather_rows=gather_rows,
+        counts=Counts(items=len(snapshot.item_ids), lists=lists),
+        target=snapshot.table.target,
+        gather_rows=snapshot.gather_rows,
         file=DataFile(name=f"lists-{digest[:16]}.safetensors", sha256=digest, bytes=len(data)),
     )
     write_pair(folder, manifest, data)
