@@ -31,7 +31,7 @@ def evaluate(
     if inside.all():
         return _Evaluation(table, slots, xp).run(filter)
     if not table.extent:
-        return xp.zeros(len(slots), dtype=xp.bool)
+        return xp.asarray(inside)
     return _Evaluation(table, np.where(inside, slots, 0), xp).run(filter) & xp.asarray(inside)
 
 
@@ -59,19 +59,20 @@ class _Evaluation:
         self._slots = slots
         self._xp = xp
         self._count = table.extent if slots is None else len(slots)
-        self._refused = xp.zeros(self._count, dtype=xp.bool)  # holds an attribute in a kind that cannot be compared
+        self._live = self._part(table.live)
+        self._none = xp.zeros_like(self._live)  # (n,) bool, all false
+        self._refused = self._none  # which slots hold an attribute in a kind that cannot be compared
 
     def run(self, filter: Filter) -> Any:
         passes = self._filter(filter)
-        return passes & ~self._refused & self._part(self._table.live)
+        return passes & ~self._refused & self._live
 
     def _filter(self, filter: Filter) -> Any:
-        xp = self._xp
-        passes = xp.ones(self._count, dtype=xp.bool)
+        passes = ~self._none
         for one in filter.must:
             passes = passes & self._condition(one)
         if filter.should:
-            some = xp.zeros(self._count, dtype=xp.bool)
+            some = self._none
             for one in filter.should:
                 some = some | self._condition(one)
             passes = passes & some
@@ -90,8 +91,8 @@ class _Evaluation:
         column = self._columns.get(condition.attribute)
         if column is None:
             if self._columns.overflowed:
-                self._refused = self._xp.ones(self._count, dtype=self._xp.bool)
-            return self._xp.zeros(self._count, dtype=self._xp.bool)
+                self._refused = ~self._none
+            return self._none
         kind = self._part(column.kind)
         if isinstance(condition, Exists):
             return kind != int(Kind.ABSENT)
@@ -113,7 +114,7 @@ class _Evaluation:
         return self._is_any(values, sorted(float(value) for value in condition.values))
 
     def _is_within(self, values: Any, bounds: Range | TimeRange) -> Any:
-        within = self._xp.ones(self._count, dtype=self._xp.bool)
+        within = ~self._none
         if bounds.gt is not None:
             within = within & (values > bounds.gt)
         if bounds.gte is not None:
@@ -137,7 +138,7 @@ class _Evaluation:
 
     def _holds_any(self, keywords: Keywords, wanted: Sequence[str]) -> Any:
         xp = self._xp
-        found = xp.zeros(self._count, dtype=xp.bool)
+        found = self._none
         codes = keywords.codes_of(wanted)  # (<= m,) int32: of those that any item has
         if not len(codes):
             return found
