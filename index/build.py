@@ -43,12 +43,15 @@ def build_lists(
     lists: int | None = None,
     centroids: NDArray[np.float32] | None = None,
     list_of: NDArray[np.int32] | None = None,
+    table: ProbeTable | None = None,
+    gather_rows: int | None = None,
 ) -> Built:
     """Lists over rows: slots (n,) int64, rows (n, D) float32 or float16 unit rows, n >= 1; queries (Q, D) float32, Q >= 1.
 
     Deterministic for a seed and a number of threads, but for `gather_rows`, which is timed. queries: a sample of what will be
     asked, on which the recall `target` is calibrated. lists: how many; by default `list_count`. centroids and list_of: from an
-    earlier build, (L, D) float32 and (n,) int32, -1 where unknown; then nothing is trained.
+    earlier build, (L, D) float32 and (n,) int32, -1 where unknown; then nothing is trained. table and gather_rows: from there
+    too; then nothing is measured but the recall.
     """
     started = time.monotonic()
     if centroids is None:
@@ -62,8 +65,10 @@ def build_lists(
         own = rows[part].to(torch.float32)
         inverted.put(slots[part], own, _known_lists(inverted, own, None if list_of is None else list_of[part]))
     filled = time.monotonic()
-    table = calibrate(inverted, slots, rows, queries, target=target, seed=seed)
-    gather_rows = _gather_rows(inverted, table, slots, rows, queries)
+    if table is None:
+        table = calibrate(inverted, slots, rows, queries, target=target, seed=seed)
+    if gather_rows is None:
+        gather_rows = _gather_rows(inverted, table, slots, rows, queries)
     recall = _recall(inverted, table, slots, rows, queries)
     seconds = time.monotonic() - started
     _log.info(

@@ -60,7 +60,7 @@ class ItemIndex:
     """
 
     def __init__(self, slots: SlotTable, matrix: VectorMatrix, search: Search, *, oracle: ExactSearch | None = None) -> None:
-        """oracle: the exact search over the same slots and matrix; by default the engine itself if it is exact, else a new one."""
+        """oracle: the exact search over the same slots and matrix; by default the engine itself if exact, else a new one."""
         self.slots = slots
         self.matrix = matrix
         self.engine = search
@@ -120,8 +120,8 @@ class ItemIndex:
     ) -> list[Candidates]:
         """The best items for each query: (B, D) float32; k, slots to leave out, and a filter or None for each.
 
-        Exactly min(k, eligible) items each, best first. exact: compares with every eligible item, whatever the engine is. Raises
-        FilterError for a filter that cannot be applied.
+        Exactly min(k, eligible) items each, best first. exact: compares with every eligible item, whatever the engine is.
+        Raises FilterError for a filter that cannot be applied.
         """
         masks = [self.mask(one) if one is not None else None for one in filters] if filters is not None else None
         engine = self.oracle if exact else self.engine

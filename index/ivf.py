@@ -192,7 +192,7 @@ class IvfSearch:
         return bits
 
     def _mask_by_list(self, mask: SlotMask) -> NDArray[np.int64]:
-        """How many rows of each list a mask lets through: (L,) int64. An estimate, counted anew when the mask has changed much."""
+        """How many rows of each list a mask lets through: (L,) int64. Counted anew when the mask has changed much."""
         lists, _ = self._in_use()
         known = self._mask_counts.get(mask)
         if known is None or abs(mask.count - known[0]) > _COUNT_DRIFT * known[0]:
@@ -233,7 +233,7 @@ class IvfSearch:
 
 
 def sync(lists: InvertedLists, slots_table: SlotTable, matrix: VectorMatrix, slots: NDArray[np.int64]) -> None:
-    """Gives the lists what the slots, (n,) int64 without repetition, hold now: their row, or none if it must not be returned."""
+    """Gives the lists what the slots, (n,) int64 each once, hold now: their row, or none if it must not be returned."""
     permitted = slots_table.eligible(slots) & matrix.holds(slots)
     lists.remove(slots[~permitted])
     lists.put(slots[permitted], matrix.read(slots[permitted]))

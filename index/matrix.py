@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 CHUNK_ROWS = 1_048_576
-"""Rows of one chunk. Growth adds a chunk and moves nothing. Rows scattered over many chunks are slower to read (6 microseconds a
-chunk), so chunks are large; on a CPU the memory of a row is taken when it is first written."""
+"""Rows of one chunk. Growth adds a chunk and moves nothing. Rows scattered over many chunks are slower to read (6 microseconds
+a chunk), so chunks are large; on a CPU the memory of a row is taken when it is first written."""
 
 
 class VectorMatrix:

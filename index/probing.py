@@ -64,7 +64,8 @@ def calibrate(
     """Measures the table: for random subsets of the rows, where the truly best of them lie in each query's order of lists.
 
     slots: (n,) int64, all in the lists; rows: their vectors, (n, D) float32 or float16; queries: (Q, D) float32, like those
-    that will be asked. The work is torch's, which lets other threads run. A number of lists is enough if mean recall, less 3.3 standard errors, reaches the target.
+    that will be asked. The work is torch's, which lets other threads run. A number of lists is enough if mean recall, less 3.3
+    standard errors, reaches the target.
     """
     queries = queries[:SAMPLE]
     ranks = lists.ranks(queries)  # (Q, L) int32
@@ -85,7 +86,7 @@ def calibrate(
 
 
 def _enough(rank: torch.Tensor, lists: int, target: float) -> int:
-    """The fewest lists whose recall is the target's: rank (Q, k) int64, the place of each true hit's list in its query's order."""
+    """The fewest lists that reach the target: rank (Q, k) int64, the place of each true hit's list in its query's order."""
     queries, k = rank.shape
     found = torch.zeros(queries, lists).scatter_add_(1, rank, torch.full(rank.shape, 1.0 / k))
     recall = torch.cumsum(found, dim=1)  # (Q, L): after 1, 2, ... lists

@@ -100,6 +100,12 @@ class Rebuild:
         self._failed = False
         self._state = _State.COPYING if len(self._slots) else _State.IDLE
 
+    def adopt(self, built: Built) -> None:
+        """Puts lists to use that were made of all that may be returned now, from a snapshot for example."""
+        self._engine.use(built.lists, built.table, gather_rows=built.gather_rows)
+        self._index.settle()  # what waited for the old lists is in the new ones
+        self._rows_built = len(built.lists)
+
     def changed(self, slots: NDArray[np.int64]) -> None:
         """See `Watcher.changed`."""
         if self.running:
@@ -182,9 +188,7 @@ class Rebuild:
                 self._recorded.appendleft(slots[SLICE:])
             sync(built.lists, self._index.slots, self._index.matrix, np.unique(slots[:SLICE]))
             return
-        self._engine.use(built.lists, built.table, gather_rows=built.gather_rows)
-        self._index.settle()  # what waited for the old lists is in the new ones
-        self._rows_built = len(built.lists)
+        self.adopt(built)
         self._swapped(built)
         self._end()
 

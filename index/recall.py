@@ -42,10 +42,11 @@ class RecallMonitor:
         threshold: float,
         share: float = 0.01,
         seed: int = 0,
+        wake: Callable[[], None] = lambda: None,
         on_alarm: Callable[[], None] = lambda: None,
     ) -> None:
         """target: the recall that the engine was made for, 0 to 1. threshold: below it `on_alarm` is called, once, until recall
-        is back. share: of the queries that are compared, 0 (none) to 1.
+        is back. share: of the queries that are compared, 0 (none) to 1. wake: told that `step` has work.
         """
         self.target = target
         self.threshold = threshold
@@ -61,6 +62,7 @@ class RecallMonitor:
         self._index = index
         self._share = share
         self._random = random.Random(seed)
+        self._wake = wake
         self._on_alarm = on_alarm
         self._changes = Changes(_CHANGES)
         self._waiting: deque[Sample] = deque()
@@ -86,6 +88,7 @@ class RecallMonitor:
         exclude = None if searched.exclude is None else searched.exclude.copy()
         since = self._changes.count - unsettled
         self._waiting.append(Sample(query, searched.k, exclude, searched.mask, searched.slots, since))
+        self._wake()
 
     def step(self) -> bool:
         """Does one slice of the comparisons, about a millisecond; False if nothing is left."""

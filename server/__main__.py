@@ -23,6 +23,7 @@ example:
 def main() -> int:
     arguments = _parser().parse_args()
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("faiss").setLevel("WARNING")  # it tells at import which instructions it uses
     from server.app import App  # torch takes seconds to import, which --help need not
     from server.config import load_config
 
@@ -57,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, help="port, 50051 by default, 0 for any free one [TOWERBRIDGE__LISTEN__PORT]")
     add("--device", help="cpu (the default), cuda or cuda:N [TOWERBRIDGE__ENGINE__DEVICE]")
     add("--threads", type=int, help="CPU threads of one computation, 1 by default [TOWERBRIDGE__ENGINE__THREADS]")
+    add("--index", help="auto (the default), exact, faiss-ivf or faiss-gpu [TOWERBRIDGE__INDEX__KIND]")
+    add("--metrics-port", type=int, help="port for Prometheus; 0, the default, is none [TOWERBRIDGE__METRICS__PORT]")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="info by default")
     return parser
 
@@ -68,6 +71,8 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
         "data": arguments.data,
         "listen": {"host": arguments.host, "port": arguments.port},
         "engine": {"device": arguments.device, "threads": arguments.threads},
+        "index": {"kind": arguments.index},
+        "metrics": {"port": arguments.metrics_port},
     }
     flags: dict[str, Any] = {}
     for section, value in nested.items():

@@ -23,6 +23,8 @@ from towerbridge.v1 import (
 )
 
 from index.bundle import BundleError, read_bundle
+from index.choice import ChoiceError
+from index.gpu.memory import MemoryPlanError
 from server.api.edge import Edge, check_port
 from server.api.events import EventServicer
 from server.api.items import ItemServicer
@@ -94,13 +96,26 @@ class App:
         )
         seed_catalogue(file, bundle)
         try:
-            self.catalogue, self.live = load_views(file, bundle, self._histories, self._texts, device=config.engine.device)
+            self.catalogue, self.live = load_views(
+                file,
+                bundle,
+                self._histories,
+                self._texts,
+                settings=config.index,
+                device=config.engine.device,
+                max_batch=config.engine.max_batch,
+                snapshots=config.data / TENANT / "index" if config.index.snapshots else None,
+                wake=self._poke,
+            )
+        except (ChoiceError, MemoryPlanError) as error:
+            raise StartupError(f"index: {error}") from None
         except ServiceError as error:
             raise StartupError(f"{config.bundle}: the text encoder does not work: {error}; {_CHECK}") from None
+        opened.callback(self.live.live_index.close)
         computer = BatchComputer(self._release, self._histories, self._refresher, clock_us=self._clock_us)
         self._engine = Engine(
             computer.answer,
-            background=computer.refresh if config.users.refresh else lambda: False,
+            background=lambda: (config.users.refresh and computer.refresh()) or self.live.live_index.upkeep(),
             max_batch=config.engine.max_batch,
             on_death=self._not_serving,
         )
@@ -126,6 +141,7 @@ class App:
     def start(self) -> None:
         """Serves; health says SERVING, and the first request is as fast as any."""
         self._engine.start()
+        self._engine.call(self.live.live_index.take_over).result()
         self._journal.start()
         # What was loaded lives as long as the server: a full collection that visits it would stop every request.
         gc.collect()
@@ -142,12 +158,13 @@ class App:
     def describe(self) -> str:
         """One line for people."""
         release = self.live
-        return (
-            f"release {release.release_id}, {len(self.catalogue)} items, index {release.index.engine.kind} on {release.device}"
-        )
+        return f"release {release.release_id}, {len(self.catalogue)} items, {release.live_index.choice}, on {release.device}"
 
     def _release(self) -> Release:
         return self.live
+
+    def _poke(self) -> None:
+        self._engine.poke()
 
     def _unreferenced(self, ordinal: int) -> None:
         self._changes.free(ordinal)

@@ -7,7 +7,7 @@ Later sources win: the defaults here, a YAML file (--config), environment variab
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -70,6 +70,31 @@ class Engine(_Section):
     """Requests computed together at most."""
 
 
+class Index(_Section):
+    """How items are searched."""
+
+    kind: Literal["auto", "exact", "faiss-ivf", "faiss-gpu"] = "auto"
+    """auto: exact up to 50,000 items on a CPU, faiss-ivf above; exact on a GPU up to 30,000,000."""
+    recall: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
+    """Of an approximate index: the part of the true best 100 that it is built to find."""
+    recall_margin: Annotated[float, Field(ge=0.005, le=0.5)] = 0.05
+    """When recall on live queries falls this far below `recall`, a warning is logged and the index is built anew, aside."""
+    sampled_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Of the queries, how many are compared with exact search when nothing else waits; 0 turns it off."""
+    rows: Literal["float32", "float16"] = "float32"
+    """How item vectors are kept. float16 halves their memory; scores are exact to about 0.001 then."""
+    snapshots: bool = True
+    """Keep what was expensive to build in the data directory, for the next start."""
+
+
+class Metrics(_Section):
+    """What Prometheus reads."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0 turns it off; `python -m server` prints the address otherwise."""
+
+
 class Config(BaseSettings):
     """Everything that can be set."""
 
@@ -89,6 +114,8 @@ class Config(BaseSettings):
     journal: Journal = Journal()
     users: Users = Users()
     engine: Engine = Engine()
+    index: Index = Index()
+    metrics: Metrics = Metrics()
 
 
 def load_config(file: Path | None, flags: dict[str, Any]) -> Config:

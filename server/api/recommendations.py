@@ -134,7 +134,9 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
         _check_attributes(request.attributes)
         chosen = await self._filter(request)
-        ranked = await self._recommender.similar(item_id, limit, excluded, chosen, deadline)
+        ranked = await self._recommender.similar(
+            item_id, limit, excluded, chosen, exact=request.search.exact, deadline=deadline
+        )
         return recommendation_pb2.FindSimilarItemsResponse(
             item_ids=ranked.item_ids,
             scores=ranked.scores,
@@ -157,7 +159,13 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         chosen = await self._filter(request)
         dim = release.bundle.manifest.dim
         asks = [
-            Ask(check_vector(vector.values, f"vectors[{place}].values", dim), limit, excluded, filter=chosen)
+            Ask(
+                check_vector(vector.values, f"vectors[{place}].values", dim),
+                limit,
+                excluded,
+                filter=chosen,
+                exact=request.search.exact,
+            )
             for place, vector in enumerate(request.vectors)
         ]
         futures = [self._recommender.start(ask, deadline) for ask in asks]
@@ -179,7 +187,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         _check_attributes(request.attributes)
         require(request.min_revision, epoch=self._journal.epoch, head=revision)
         chosen = await self._filter(request)
-        return Ask(who, limit, excluded, request.exclude_seen, request.allow_stale, chosen)
+        return Ask(who, limit, excluded, request.exclude_seen, request.allow_stale, chosen, request.search.exact)
 
     async def _filter(
         self,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from server.catalogue.attributes import Value, filterable
 from server.catalogue.catalogue import Catalogue
 from server.catalogue.text_worker import TextWorker
-from server.engine.engine import Engine
+from server.engine.engine import Engine, Steps
 from server.errors import DeadlineExceeded, FailedPrecondition
 from server.journal.items import ItemContent, RemoveItems, SetAvailability, UpsertItems, UpsertOutcome
 from server.journal.writer import JournalWriter
@@ -69,7 +69,7 @@ class CatalogueChanges:
         def publish(removed: Sequence[str]) -> tuple[Sequence[str], Future[None]]:
             release = self._release()
             ordinals = [self._catalogue.remove(item_id) for item_id in removed]
-            visible = self._engine.call(lambda: release.withdraw_items(list(removed)))
+            visible = self._change(release, lambda: release.withdraw_items(list(removed)))
             for ordinal in ordinals:
                 if not self._histories.references(ordinal):
                     self.free(ordinal)
@@ -86,7 +86,7 @@ class CatalogueChanges:
             release = self._release()
             for item_id, available in done:
                 self._catalogue.set_available(item_id, available)
-            return done, self._engine.call(lambda: release.set_available(list(done)))
+            return done, self._change(release, lambda: release.set_available(list(done)))
 
         done, visible = _wait(self._journal.submit(SetAvailability(changes, publish)), deadline)
         _wait(visible, deadline)
@@ -96,7 +96,19 @@ class CatalogueChanges:
         """Gives back the place of a removed item that no history refers to any more. It does nothing for a live item."""
         if self._catalogue.get(self._catalogue.item_id(ordinal)) is None:
             release = self._release()
-            self._engine.call(lambda: release.free_item(ordinal))
+            self._change(release, lambda: release.free_item(ordinal))
+
+    def _change(self, release: Release, change: Callable[[], None]) -> Future[None]:
+        """Changes the index before any query that is asked later; the future ends when every search shows the change.
+
+        What a search must not return any more it does not from the first step on.
+        """
+
+        def steps() -> Steps[None]:
+            change()
+            yield from release.settle()
+
+        return self._engine.call_in_steps(steps)
 
     def _encode_texts(self, contents: Sequence[ItemContent], deadline: float) -> list[ItemContent]:
         encoded = list(contents)
@@ -121,7 +133,7 @@ class CatalogueChanges:
     ) -> Future[None]:
         items = [(one.stored.ordinal, one.stored.content.item_id, one.stored.available) for one in outcomes]
         # The engine first: it places the items before any query that is asked after the histories know them.
-        visible = self._engine.call(lambda: release.put_items(items, has_vector, vectors, attributes))
+        visible = self._change(release, lambda: release.put_items(items, has_vector, vectors, attributes))
         for outcome, searchable in zip(outcomes, has_vector.tolist(), strict=True):
             stored = outcome.stored
             self._catalogue.put(stored, searchable=searchable)

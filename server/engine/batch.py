@@ -179,12 +179,17 @@ class BatchComputer:
         return [UserVector(vector, history.version, now_us) for vector, history in pairs]
 
     def _search(self, asked: list[_Asked], release: Release) -> None:
+        for exact in (False, True):
+            self._search_by([one for one in asked if one.query.exact is exact], release, exact=exact)
+
+    def _search_by(self, asked: list[_Asked], release: Release, *, exact: bool) -> None:
         if not asked:
             return
         exclude = [release.slots_of(np.concatenate([one.query.exclude, one.answer.seen])) for one in asked]
         queries = _stack([one.vector for one in asked if one.vector is not None]).to(release.device)
         filters = [one.query.filter for one in asked]
-        found = release.index.search(queries, [one.query.limit for one in asked], exclude, filters if any(filters) else None)
+        limits = [one.query.limit for one in asked]
+        found = release.index.search(queries, limits, exclude, filters if any(filters) else None, exact=exact)
         for one, candidates in zip(asked, found, strict=True):
             one.answer.candidates = candidates
 

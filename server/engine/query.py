@@ -84,5 +84,6 @@ class Query:
     allow_stale: bool = False
     score: NDArray[np.int64] | None = None  # ordinals to score
     filter: Filter | None = None
+    exact: bool = False  # compare with every item that may be returned, whatever the index is
     ranking: NDArray[np.int64] | None = None  # ordinals, best first, to answer a filtered query from if there is no vector
     future: Future[Answer] = field(default_factory=Future)

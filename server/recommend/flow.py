@@ -52,6 +52,7 @@ class Ask:
     exclude_seen: bool = False
     allow_stale: bool = False
     filter: Filter | None = None
+    exact: bool = False
 
 
 @dataclass(slots=True)
@@ -91,6 +92,7 @@ class Recommender:
             exclude_seen=ask.exclude_seen,
             allow_stale=ask.allow_stale,
             filter=ask.filter,
+            exact=ask.exact,
         )
 
     async def finish(self, ask: Ask, future: Future[Answer], deadline: float) -> Ranked:
@@ -125,7 +127,14 @@ class Recommender:
         return Ranked(item_ids, scores, answer, degraded, uuid.uuid4().hex)
 
     async def similar(
-        self, item_id: str, limit: int, exclude_item_ids: Sequence[str], filter_: Filter | None, deadline: float
+        self,
+        item_id: str,
+        limit: int,
+        exclude_item_ids: Sequence[str],
+        filter_: Filter | None,
+        *,
+        exact: bool,
+        deadline: float,
     ) -> Ranked:
         """The permitted items nearest to an item of the catalogue, without itself.
 
@@ -136,8 +145,10 @@ class Recommender:
             raise NotFound(f"item_id: no item {item_id!r} is in the catalogue")
         ask = Ask(np.zeros(0, dtype=np.float32), limit, [*exclude_item_ids, item_id])
         exclude = self._catalogue.ordinals(ask.exclude_item_ids)
+        subject = ForItem(item.ordinal)
         for final in (False, True):
-            query = Query(ForItem(item.ordinal), deadline, time.monotonic(), limit=limit, exclude=exclude, filter=filter_)
+            now = time.monotonic()
+            query = Query(subject, deadline, now, limit=limit, exclude=exclude, filter=filter_, exact=exact)
             ranked = self.rank(ask, await result_of(self._engine.ask(query), deadline, late=_LATE), final=final)
             if ranked is not None:
                 return ranked
@@ -187,6 +198,7 @@ class Recommender:
         allow_stale: bool = False,
         score: NDArray[np.int64] | None = None,
         filter: Filter | None = None,
+        exact: bool = False,
     ) -> Future[Answer]:
         subject = self._identify(who)
         if subject is None and filter is not None:
@@ -208,6 +220,7 @@ class Recommender:
                 allow_stale=allow_stale,
                 score=score,
                 filter=filter,
+                exact=exact,
                 ranking=self._catalogue.ranking if filter is not None else None,
             )
         )

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +13,19 @@ from server.catalogue.attributes import filterable, from_bundle, to_json
 from server.catalogue.catalogue import Catalogue, as_catalogue_item
 from server.catalogue.placement import Placement
 from server.catalogue.text_worker import TextWorker
+from server.config import Index
 from server.journal.database import JournalFile
 from server.journal.events import load_events, load_people
 from server.journal.items import ItemContent, StoredItem, is_seeded, keep_embeddings, load_items, seed_items
+from server.releases.live_index import QUERIES, LiveIndex
 from server.releases.release import Release
 from server.users.histories import Histories
+from server.users.intake import now_us
+from server.users.vectors import UserVector, UserVectors
 
 _log = logging.getLogger(__name__)
 _TEXTS_AT_ONCE = 1024
+_PEOPLE_AT_ONCE = 16
 _OWN_COLUMNS = ("item_id", "text", "categories", "popularity")
 
 
@@ -32,15 +38,37 @@ def seed_catalogue(file: JournalFile, bundle: Bundle) -> None:
 
 
 def load_views(
-    file: JournalFile, bundle: Bundle, histories: Histories, texts: TextWorker | None, *, device: str
+    file: JournalFile,
+    bundle: Bundle,
+    histories: Histories,
+    texts: TextWorker | None,
+    *,
+    settings: Index = Index(),  # noqa: B008  frozen
+    device: str = "cpu",
+    max_batch: int = 64,
+    snapshots: Path | None = None,
+    wake: Callable[[], None] = lambda: None,
 ) -> tuple[Catalogue, Release]:
     """Rebuilds the views from the journal, and fills the release's index.
 
-    Items whose text this release's encoder has not read yet are encoded here, and their embeddings kept.
+    Items whose text this release's encoder has not read yet are encoded here, and their embeddings kept. Raises ChoiceError or
+    MemoryPlanError if the index that is configured cannot be had.
     """
-    placement = Placement()
-    release = Release(bundle, placement, histories, device=device)
+    placement, user_vectors = Placement(), UserVectors()
     items = list(load_items(file.connection))
+    live_index = LiveIndex(
+        placement.slots,
+        bundle.manifest.dim,
+        settings,
+        items=sum(item.removed_at is None for item in items),
+        device=device,
+        max_batch=max_batch,
+        release_id=bundle.release_id,
+        folder=snapshots,
+        stored_vectors=user_vectors.some,
+        wake=wake,
+    )
+    release = Release(bundle, placement, histories, user_vectors, live_index, device=device)
     by_id = {item.content.item_id: item for item in items}
 
     def ordinal_at(item_id: str, position: int) -> int:
@@ -55,6 +83,9 @@ def load_views(
     contents = _encode_texts(file, release, texts, placed)
     has_vector, vectors = release.item_vectors.compute(contents)
     _place(release, placed, has_vector, vectors)
+    if live_index.rebuild is not None:
+        _encode_some_people(release, histories)
+    live_index.prepare()
     catalogue = _catalogue(bundle, items, placed, has_vector)
     _report(bundle, catalogue, by_id, histories)
     return catalogue, release
@@ -95,6 +126,16 @@ def _place(release: Release, items: list[StoredItem], has_vector: NDArray[np.boo
     placed = [(item.ordinal, item.content.item_id, item.available) for item in items]
     release.put_items(placed, has_vector, vectors, attributes)
     release.withdraw_items([item.content.item_id for item in items if item.removed_at is not None])
+
+
+def _encode_some_people(release: Release, histories: Histories) -> None:
+    """Real queries for the index to be calibrated on."""
+    people = [(key, history) for key, history in histories.some(QUERIES) if release.has_user_tower and release.counts(history)]
+    for start in range(0, len(people), _PEOPLE_AT_ONCE):
+        part = people[start : start + _PEOPLE_AT_ONCE]
+        vectors = release.encode([history for _, history in part])
+        for (key, history), vector in zip(part, vectors, strict=True):
+            release.user_vectors.put(key, UserVector(vector, history.version, now_us()))
 
 
 def _catalogue(bundle: Bundle, items: list[StoredItem], placed: list[StoredItem], has_vector: NDArray[np.bool_]) -> Catalogue:

@@ -1,20 +1,18 @@
 """A live release: a user tower, an item tower and an index that belong together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from index.bundle import Bundle, tower_module
-from index.exact import ExactSearch
 from index.filters.columns import Value
 from index.filters.evaluate import evaluate
 from index.filters.filter import Filter
-from index.items import ItemIndex
-from index.matrix import VectorMatrix
 from server.catalogue.placement import Placement
 from server.releases.item_vectors import ItemVectors
+from server.releases.live_index import LiveIndex
 from server.users.histories import Histories, History
 from server.users.vectors import UserVectors
 
@@ -24,18 +22,28 @@ _RANKED_AT_ONCE = 4096  # items of a ranking that a filter looks at together, to
 class Release:
     """Everything that makes the vectors of one answer. The engine's thread owns it, except for what is read only.
 
-    Read only: `release_id`, `bundle`, `item_vectors`, `has_user_tower`; any thread may read `user_vectors`.
+    Read only: `release_id`, `bundle`, `item_vectors`, `has_user_tower`; any thread may read `user_vectors`. `live_index` holds
+    `index` and looks after it.
     """
 
-    def __init__(self, bundle: Bundle, placement: Placement, histories: Histories, *, device: str) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        placement: Placement,
+        histories: Histories,
+        user_vectors: UserVectors,
+        live_index: LiveIndex,
+        *,
+        device: str,
+    ) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
         self.release_id = bundle.release_id
         self.device = torch.device(device)
-        self.user_vectors = UserVectors()
+        self.user_vectors = user_vectors
+        self.live_index = live_index
+        self.index = live_index.items
         self._placement = placement
-        matrix = VectorMatrix(manifest.dim, device=device)
-        self.index = ItemIndex(placement.slots, matrix, ExactSearch(placement.slots, matrix))
         self.item_vectors = ItemVectors(bundle)
         self.has_user_tower = bundle.user_program is not None
         self._user_tower = tower_module(bundle.user_program, device) if bundle.user_program is not None else None
@@ -128,7 +136,7 @@ class Release:
     ) -> None:
         """Places items, given as (ordinal, id, available), with their vectors, (n,) bool, (n, D) float32, and attributes.
 
-        An item without vector cannot be found. If an item occurs twice the last one counts. Visible to the next search.
+        An item without vector cannot be found. If an item occurs twice the last one counts. Found once it is settled.
         """
         last = sorted({ordinal: place for place, (ordinal, _, _) in enumerate(items)}.values())
         placed = [self._placement.place(items[place][0], items[place][1], available=items[place][2]) for place in last]
@@ -138,8 +146,15 @@ class Release:
         self.index.clear_vectors(slots[~has_vector])
         self.index.set_vectors(slots[has_vector], vectors[has_vector])
 
+    def settle(self) -> Generator[None]:
+        """Brings the index up to date with all changes until now, in short steps; then every search finds them."""
+        changes = self.index.queued
+        while self.index.settled < changes:
+            yield
+            self.index.settle()
+
     def withdraw_items(self, item_ids: list[str]) -> None:
-        """Ends the life of items; their vectors stay readable for histories. Visible to the next search."""
+        """Ends the life of items; their vectors stay readable for histories. No later search returns them."""
         slots = np.array([self._placement.withdraw(item_id) for item_id in item_ids], dtype=np.int64)
         slots = slots[slots >= 0]
         self._placement.slots.columns.clear(slots)
@@ -152,7 +167,7 @@ class Release:
             self.index.clear_vectors(np.array([slot]))
 
     def set_available(self, changes: list[tuple[str, bool]]) -> None:
-        """Marks live items as available or not. Visible to the next search."""
+        """Marks live items as available or not. No later search returns one that is not; others are found once settled."""
         slots = []
         for item_id, available in changes:
             slot = self._placement.slots.slot(item_id)

@@ -78,6 +78,11 @@ class Histories:
         """The person's events that count; empty for an unknown key."""
         return self._histories.get(person_key) or History.empty()
 
+    def some(self, count: int) -> list[tuple[int, History]]:
+        """Up to `count` people's keys and histories, spread over all people."""
+        keys = list(self._histories)
+        return [(key, self.get(key)) for key in keys[:: max(1, len(keys) // count)][:count]]
+
     def waiting_count(self, person_key: int) -> int:
         """Recorded events of the person that do not count yet."""
         return self._waiting_count[person_key]

@@ -24,6 +24,12 @@ class UserVectors:
     def get(self, person_key: int) -> UserVector | None:
         return self._vectors.get(person_key)
 
+    def some(self, count: int) -> list[NDArray[np.float32]]:
+        """Up to `count` vectors, (D,) float32 each, spread over all people."""
+        keys = list(self._vectors)  # at once, while the engine's thread may write
+        vectors = (self._vectors.get(key) for key in keys[:: max(1, len(keys) // count)][:count])
+        return [one.vector for one in vectors if one is not None]
+
     def put(self, person_key: int, vector: UserVector) -> None:
         """Keeps the vector, unless a newer one is there."""
         known = self._vectors.get(person_key)
