@@ -29,6 +29,7 @@ from index.lists import ListsState
 from index.probing import KS, SHARES, ProbeTable
 from index.snapshot_files import FORMAT, KIND, VERSION, Counts, DataFile, Manifest, SnapshotError, read_pair, write_pair
 
+_IDS_AT_ONCE = 4096
 Rows = NDArray[np.float32] | Iterable[NDArray[np.float32]]
 """(n, D) float32, whole or in blocks of adjacent rows."""
 
@@ -94,14 +95,14 @@ def save_snapshot(
 def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
     """As `save_snapshot`."""
     lists, dim = snapshot.centroids.shape
-    encoded = [item_id.encode() for item_id in snapshot.item_ids]
+    id_bytes, id_ends = _encode(snapshot.item_ids)
     data = save(
         {
             "centroids": np.ascontiguousarray(snapshot.centroids, dtype=np.float32),  # (L, D) float32
             "list_of": np.ascontiguousarray(snapshot.list_of, dtype=np.int32),  # (n,) int32
             "fingerprints": np.ascontiguousarray(snapshot.fingerprints, dtype=np.uint64),  # (n,) uint64
-            "id_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),  # all ids, one behind the other, in UTF-8
-            "id_ends": np.cumsum([len(one) for one in encoded], dtype=np.int64),  # (n,) int64, where each id ends
+            "id_bytes": id_bytes,
+            "id_ends": id_ends,
             "shares": np.array(SHARES, dtype=np.float64),
             "ks": np.array(KS, dtype=np.int64),
             "needed": np.ascontiguousarray(snapshot.table.needed, dtype=np.int32),  # (shares, ks) int32
@@ -121,6 +122,19 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
         file=DataFile(name=f"lists-{digest[:16]}.safetensors", sha256=digest, bytes=len(data)),
     )
     write_pair(folder, manifest, data)
+
+
+def _encode(item_ids: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """All ids, one behind the other, in UTF-8: (bytes,) uint8; and where each ends: (n,) int64.
+
+    In parts: one call over millions of ids would hold the interpreter's lock, and so searches, for as long.
+    """
+    texts, lengths = [], [np.zeros(0, dtype=np.int64)]
+    for start in range(0, len(item_ids), _IDS_AT_ONCE):
+        encoded = [item_id.encode() for item_id in item_ids[start : start + _IDS_AT_ONCE]]
+        texts.append(b"".join(encoded))
+        lengths.append(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
+    return np.frombuffer(b"".join(texts), dtype=np.uint8), np.cumsum(np.concatenate(lengths))
 
 
 def load_snapshot(folder: Path, *, release_id: str, dim: int) -> Snapshot | None:

@@ -7,7 +7,6 @@ reader has changed, not the snapshot.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,7 +61,7 @@ def nearest(rows: NDArray[np.float32]) -> list[int]:
 def test_a_snapshot_of_every_format_version_still_loads_and_is_searched():
     snapshot, rows = loaded(GOLDEN), golden_rows()
     assert snapshot.item_ids == IDS
-    assert snapshot.table == ProbeTable(0.9, snapshot.table.needed)
+    assert snapshot.table.target == 0.9
     np.testing.assert_array_equal(snapshot.table.needed, NEEDED)
     assert (snapshot.gather_rows, snapshot.release_id) == (2048, RELEASE)
     np.testing.assert_array_equal(snapshot.centroids, CENTROIDS)
@@ -260,58 +259,6 @@ def rewrite(folder: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
     digest = hashlib.sha256(data).hexdigest()
     file = DataFile(name=f"lists-{digest[:16]}.safetensors", sha256=digest, bytes=len(data))
     write_pair(folder, pair[0].model_copy(update={"file": file}), data)
-
-
-class Crash(BaseException):
-    """The process ends here: nothing may catch it."""
-
-
-def crash_at(monkeypatch: pytest.MonkeyPatch, call: int, *, after: bool) -> list[str]:
-    """Lets the process die before or after its `call`-th change of the disk; returns the names of the changes made."""
-    made: list[str] = []
-
-    def dying(name: str, work: Callable[..., object]) -> Callable[..., object]:
-        def run(*arguments: object, **named: object) -> object:
-            if len(made) == call and not after:
-                raise Crash
-            result = work(*arguments, **named)
-            made.append(name)
-            if len(made) == call + 1 and after:
-                raise Crash
-            return result
-
-        return run
-
-    monkeypatch.setattr(os, "fsync", dying("fsync", os.fsync))
-    monkeypatch.setattr(Path, "replace", dying("replace", Path.replace))
-    monkeypatch.setattr(Path, "unlink", dying("unlink", Path.unlink))
-    return made
-
-
-def test_the_data_file_is_on_disk_before_the_manifest_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    save(tmp_path, golden_rows())
-    made = crash_at(monkeypatch, 1_000, after=False)
-    save(tmp_path, golden_rows() + 1)
-    assert made == ["fsync", "replace", "fsync", "fsync", "replace", "fsync", "unlink"]
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("call", range(7))
-def test_a_crash_at_any_step_leaves_the_old_snapshot_or_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, after: bool
-):
-    old, new = golden_rows(), golden_rows() + 1
-    save(tmp_path, old, target=0.9)
-    with monkeypatch.context() as patch:
-        crash_at(patch, call, after=after)
-        with pytest.raises(Crash):
-            save(tmp_path, new, target=0.95)
-    found = loaded(tmp_path)
-    assert found.table.target == (0.95 if call > 4 or (call == 4 and after) else 0.9)
-    assert found.lists_for(IDS, new if found.table.target == 0.95 else old).min() >= 0
-    save(tmp_path, new, target=0.97)
-    assert loaded(tmp_path).table.target == 0.97
-    assert len(list(tmp_path.iterdir())) == 2
 
 
 def data_file(folder: Path) -> Path:
