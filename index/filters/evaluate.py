@@ -3,8 +3,8 @@
 The columns lie in host memory; what is compared goes through `xp.asarray`, and the answer is an array of `xp`.
 """
 
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,27 @@ from index.filters.filter import Condition, Exists, Filter, FilterError, Kind, M
 from index.filters.keywords import Keywords
 from index.slots import SlotTable
 
+IdSlots = Mapping[frozenset[str], NDArray[np.int64]]
+"""Slots of the live items of lists of ids that have been looked up already."""
+
 _FEW = 4  # wanted values that are compared one by one rather than looked up
 
 
 def evaluate(
-    filter: Filter, table: SlotTable, slots: NDArray[np.int64] | None = None, *, xp: ModuleType = np
+    filter: Filter,
+    table: SlotTable,
+    slots: NDArray[np.int64] | None = None,
+    *,
+    xp: ModuleType = np,
+    known: IdSlots = MappingProxyType({}),
 ) -> Any:  # an array of xp
     """Which slots hold a live item that passes the filter: (extent,) bool, or (n,) bool for (n,) int64 slots.
 
-    Availability and vectors are others' to check. A slot that the table does not have passes nothing.
+    Availability and vectors are others' to check. A slot that the table does not have passes nothing. known: what need not be
+    looked up again among all slots.
     """
     if slots is None:
-        return _Evaluation(table, None, xp).run(filter)
+        return _Evaluation(table, None, xp, known).run(filter)
     inside = (slots >= 0) & (slots < table.extent)
     if inside.all():
         return _Evaluation(table, slots, xp).run(filter)
@@ -53,11 +62,14 @@ def check_comparable(filter: Filter, columns: AttributeColumns) -> None:
 
 
 class _Evaluation:
-    def __init__(self, table: SlotTable, slots: NDArray[np.int64] | None, xp: ModuleType) -> None:
+    def __init__(
+        self, table: SlotTable, slots: NDArray[np.int64] | None, xp: ModuleType, known: IdSlots = MappingProxyType({})
+    ) -> None:
         self._table = table
         self._columns = table.columns
         self._slots = slots
         self._xp = xp
+        self._known = known
         self._count = table.extent if slots is None else len(slots)
         self._live = self._part(table.live)
         self._none = xp.zeros_like(self._live)  # (n,) bool, all false
@@ -159,7 +171,8 @@ class _Evaluation:
     def _is_among(self, item_ids: frozenset[str]) -> Any:
         if self._slots is None:
             among = np.zeros(self._count, dtype=bool)
-            among[self._table.slots(tuple(item_ids))] = True
+            known = self._known.get(item_ids)
+            among[self._table.slots(tuple(item_ids)) if known is None else known] = True
         else:
             among = np.fromiter((one in item_ids for one in self._table.ids[self._slots].tolist()), dtype=bool)
         return self._xp.asarray(among)

@@ -115,14 +115,20 @@ class Filter:
     @property
     def id_count(self) -> int:
         """How many ids `allow` and `deny` hold, of nested filters too: what a cached filter weighs."""
-        nested = (one.filter.id_count for one in self.conditions(deep=False) if isinstance(one, Nested))
-        return len(self.allow or ()) + len(self.deny) + sum(nested)
+        return sum(len(ids) for ids in self.id_lists())
 
-    def conditions(self, *, deep: bool = True) -> Iterator[Condition]:
-        """Every condition, those of nested filters too if `deep`."""
+    def id_lists(self) -> Iterator[frozenset[str]]:
+        """Every list of ids, those of nested filters too."""
+        yield from (ids for ids in (self.allow, self.deny) if ids)
+        for one in self.conditions():
+            if isinstance(one, Nested):
+                yield from (ids for ids in (one.filter.allow, one.filter.deny) if ids)
+
+    def conditions(self) -> Iterator[Condition]:
+        """Every condition, those of nested filters too."""
         for one in (*self.must, *self.should, *self.must_not):
             yield one
-            if deep and isinstance(one, Nested):
+            if isinstance(one, Nested):
                 yield from one.filter.conditions()
 
 

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import array_api_strict
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from index.filters.columns import Value
-from index.filters.filter import Exists, Filter, FilterError, MatchAny, Range
+from index.filters.filter import Exists, Filter, FilterError, MatchAny, Nested, Range
 from index.filters.masks import MaskCache, SlotMask
 from index.slots import SlotTable
 from tests.index.filters.oracle import filters, is_incomparable, items, passes, table_of
@@ -28,7 +28,8 @@ class Masks(RuleBasedStateMachine):
         super().__init__()
         self.table = SlotTable(capacity=2)
         self.has_vector: set[int] = set()
-        self.cache = MaskCache(self.table, self.holds, capacity=3)
+        self.cache = MaskCache(self.table, self.holds, capacity=3, ids_at_once=1)
+        self.preparing: Iterator[None] = iter(())
         self.items: dict[str, tuple[int, Mapping[str, Value], bool]] = {}  # id -> slot, attributes, available
         self.filters: list[Filter] = [Filter()]
 
@@ -55,6 +56,16 @@ class Masks(RuleBasedStateMachine):
     @rule(filter=filters)
     def another_filter(self, filter: Filter) -> None:
         self.filters = [*self.filters[-4:], filter]
+
+    @rule(filter=filters)
+    def prepare_another_filter(self, filter: Filter) -> None:
+        self.preparing = self.cache.prepare(filter)
+        self.filters = [*self.filters[-4:], filter]
+
+    @rule(steps=st.integers(1, 4))
+    def go_on_preparing(self, steps: int) -> None:
+        for _ in range(steps):
+            next(self.preparing, None)
 
     @rule(read=st.booleans())
     def ask(self, read: bool) -> None:
@@ -110,6 +121,20 @@ def test_a_mask_catches_up_with_few_changes_and_with_more_than_are_remembered(ch
     assert cache.mask(ACME).version == 1
 
 
+@pytest.mark.parametrize("changes", [65_535, 65_536, 65_537])
+def test_no_change_is_forgotten_at_the_end_of_the_memory(changes: int):
+    table = SlotTable()
+    slots = np.array([table.insert(f"item-{number}") for number in range(270_000)])
+    held = np.ones(len(slots), dtype=bool)
+    cache = MaskCache(table, lambda asked: held[asked])
+    assert cache.mask(Filter()).count == 270_000
+    cache.changed(slots[:100])
+    cache.mask(Filter())
+    held[100 : 100 + changes] = False
+    cache.changed(slots[100 : 100 + changes])
+    assert cache.mask(Filter()).count == 270_000 - changes
+
+
 def test_a_slot_beyond_what_the_mask_knows_never_passes():
     table = table_of([{"brand": "acme"}], capacity=1)
     cache = MaskCache(table, all_hold)
@@ -139,6 +164,33 @@ def test_the_masks_used_last_are_kept():
     cache.mask(third)
     assert cache.mask(first) is kept
     assert cache.mask(second) is not dropped
+
+
+def test_long_lists_of_ids_are_looked_up_in_steps_and_what_changes_meanwhile_counts():
+    table = SlotTable(capacity=3_000)
+    for number in range(3_000):
+        table.insert(f"item-{number}")
+    cache = MaskCache(table, all_hold)
+    nested = Filter(deny=frozenset(f"item-{number}" for number in range(500)))
+    filter = Filter(must=(Nested(nested),), allow=frozenset(f"item-{number}" for number in range(2_000)))
+    looked_up: list[int] = []
+    table.slots = lambda ids: (looked_up.append(len(ids)), SlotTable.slots(table, ids))[1]  # type: ignore[method-assign]
+    steps = cache.prepare(filter)
+    for _ in range(5):
+        next(steps)
+    changed = [table.remove("item-600"), table.remove("item-1999"), table.remove("item-10")]
+    table.free(changed[0])
+    changed += [table.insert("item-3000"), table.insert("item-600")]
+    changed += [table.insert(f"new-{number}") for number in range(20)]  # the table grows
+    cache.changed(np.array(changed))
+    assert len(list(steps)) >= 5
+    assert max(looked_up) <= 256 and sum(looked_up) == filter.id_count == 2_500
+    mask = cache.mask(filter)
+    expected = {slot for number in range(500, 2_000) if (slot := table.slot(f"item-{number}")) >= 0}
+    check(mask, expected)
+    assert sum(looked_up) == 2_500
+    assert list(cache.prepare(filter)) == [] and cache.mask(filter) is mask
+    assert list(cache.prepare(ACME)) == [] and len(cache) == 1  # nothing long to look up
 
 
 def test_filters_with_long_lists_of_ids_do_not_pile_up():
