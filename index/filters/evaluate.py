@@ -56,8 +56,8 @@ def check_comparable(filter: Filter, columns: AttributeColumns) -> None:
         if column is None:
             if columns.overflowed:
                 raise FilterError(one.attribute, "is not indexed: there are more names of attributes than can be; use fewer")
-        elif not isinstance(one, Exists) and column.counts.any() and not column.counts[one.kind]:
-            held = " and ".join(_NAMES[kind] for kind in Kind if column.counts[kind])
+        elif not isinstance(one, Exists) and any(counts := column.counts.tolist()) and not counts[one.kind]:
+            held = " and ".join(_NAMES[kind] for kind in Kind if counts[kind])
             raise FilterError(one.attribute, f"is {held} in every item that has it; {_CURES[one.kind]}")
 
 

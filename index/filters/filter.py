@@ -27,18 +27,23 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class MatchAny:
-    """The attribute is one of the values, or its list holds one of them. All values are str, or all bool, or all float."""
+    """The attribute is one of the values, or its list holds one of them.
+
+    All values are str, or all bool, or all float; ValueError if they are not, or if there are none.
+    """
 
     attribute: str
     values: frozenset[str | bool | float]
 
+    def __post_init__(self) -> None:
+        kinds = {type(value) for value in self.values}
+        if len(kinds) != 1 or not kinds <= _KIND_OF.keys():
+            raise ValueError(f"match_any on {self.attribute!r} needs values that are all str, all bool or all float")
+
     @property
     def kind(self) -> Kind:
-        """The kind that it can be compared with. Raises ValueError for no values or several kinds of them."""
-        kinds = {_KIND_OF.get(type(value), Kind.OTHER) for value in self.values}
-        if len(kinds) != 1 or Kind.OTHER in kinds:
-            raise ValueError(f"match_any on {self.attribute!r} needs values that are all str, all bool or all float")
-        return kinds.pop()
+        """The kind that it can be compared with."""
+        return _KIND_OF[type(next(iter(self.values)))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class RecommendationServiceStub(object):
-    """Ranked, permitted candidates. Every returned item is in the catalogue, available, passes the filter and is not excluded,
-    checked again just before the answer leaves.
+    """Ranked, permitted candidates. Every returned item is in the catalogue, available and not excluded, checked again just before
+    the answer leaves; and it passed the filter, checked again after the search.
 
     Errors of every method: INVALID_ARGUMENT names the field at fault; DEADLINE_EXCEEDED if the answer could not be made in
     time; RESOURCE_EXHAUSTED under overload (retry later); UNAVAILABLE while the server drains (retry elsewhere).
@@ -67,8 +67,8 @@ class RecommendationServiceStub(object):
 
 
 class RecommendationServiceServicer(object):
-    """Ranked, permitted candidates. Every returned item is in the catalogue, available, passes the filter and is not excluded,
-    checked again just before the answer leaves.
+    """Ranked, permitted candidates. Every returned item is in the catalogue, available and not excluded, checked again just before
+    the answer leaves; and it passed the filter, checked again after the search.
 
     Errors of every method: INVALID_ARGUMENT names the field at fault; DEADLINE_EXCEEDED if the answer could not be made in
     time; RESOURCE_EXHAUSTED under overload (retry later); UNAVAILABLE while the server drains (retry elsewhere).
@@ -156,8 +156,8 @@ def add_RecommendationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RecommendationService(object):
-    """Ranked, permitted candidates. Every returned item is in the catalogue, available, passes the filter and is not excluded,
-    checked again just before the answer leaves.
+    """Ranked, permitted candidates. Every returned item is in the catalogue, available and not excluded, checked again just before
+    the answer leaves; and it passed the filter, checked again after the search.
 
     Errors of every method: INVALID_ARGUMENT names the field at fault; DEADLINE_EXCEEDED if the answer could not be made in
     time; RESOURCE_EXHAUSTED under overload (retry later); UNAVAILABLE while the server drains (retry elsewhere).

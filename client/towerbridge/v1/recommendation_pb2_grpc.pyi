@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RecommendationServiceStub:
-    """Ranked, permitted candidates. Every returned item is in the catalogue, available, passes the filter and is not excluded,
-    checked again just before the answer leaves.
+    """Ranked, permitted candidates. Every returned item is in the catalogue, available and not excluded, checked again just before
+    the answer leaves; and it passed the filter, checked again after the search.
 
     Errors of every method: INVALID_ARGUMENT names the field at fault; DEADLINE_EXCEEDED if the answer could not be made in
     time; RESOURCE_EXHAUSTED under overload (retry later); UNAVAILABLE while the server drains (retry elsewhere).
@@ -65,8 +65,8 @@ class RecommendationServiceStub:
 
 @_typing.type_check_only
 class RecommendationServiceAsyncStub(RecommendationServiceStub):
-    """Ranked, permitted candidates. Every returned item is in the catalogue, available, passes the filter and is not excluded,
-    checked again just before the answer leaves.
+    """Ranked, permitted candidates. Every returned item is in the catalogue, available and not excluded, checked again just before
+    the answer leaves; and it passed the filter, checked again after the search.
 
     Errors of every method: INVALID_ARGUMENT names the field at fault; DEADLINE_EXCEEDED if the answer could not be made in
     time; RESOURCE_EXHAUSTED under overload (retry later); UNAVAILABLE while the server drains (retry elsewhere).
@@ -99,8 +99,8 @@ class RecommendationServiceAsyncStub(RecommendationServiceStub):
     """
 
 class RecommendationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Ranked, permitted candidates. Every returned item is in the catalogue, available, passes the filter and is not excluded,
-    checked again just before the answer leaves.
+    """Ranked, permitted candidates. Every returned item is in the catalogue, available and not excluded, checked again just before
+    the answer leaves; and it passed the filter, checked again after the search.
 
     Errors of every method: INVALID_ARGUMENT names the field at fault; DEADLINE_EXCEEDED if the answer could not be made in
     time; RESOURCE_EXHAUSTED under overload (retry later); UNAVAILABLE while the server drains (retry elsewhere).
