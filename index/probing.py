@@ -12,6 +12,9 @@ from index.topk import TILE, top_k
 
 KS = (1, 10, 100, 1000)
 SHARES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+LEAST = 4
+"""Lists that every search looks into. A row that lies between two lists may be put into either, by rounding; whoever searches
+for just this row must find it nevertheless."""
 _LOG_KS = np.log(KS)
 _LOG_SHARES = -np.log(SHARES)  # ascending
 SAMPLE = 1024
@@ -38,10 +41,10 @@ class ProbeTable:
     def __post_init__(self) -> None:
         grid = np.arange(K_MAX + 1)
         unfiltered = np.exp(np.interp(np.log(np.maximum(grid, 1)), _LOG_KS, np.log(self.needed[0])))
-        object.__setattr__(self, "_unfiltered", np.ceil(unfiltered).astype(np.int64).tolist())  # by k
+        object.__setattr__(self, "_unfiltered", np.maximum(np.ceil(unfiltered), LEAST).astype(np.int64).tolist())  # by k
 
     def unfiltered(self, k: int) -> int:
-        """Lists for `k` hits, 1 to `K_MAX`, where every row passes."""
+        """Lists for `k` hits, 1 to `K_MAX`, where every row passes; it may be more than there are."""
         return self._unfiltered[k]
 
     def probes(self, k: int, share: NDArray[np.float64] | float) -> NDArray[np.float64]:
@@ -55,7 +58,7 @@ class ProbeTable:
         by_share = logs[:, 0] + (place - column) * (logs[:, 1] - logs[:, 0])
         share = np.maximum(share, 1e-9)
         found = np.exp(np.interp(-np.log(share), _LOG_SHARES, by_share))
-        return np.asarray(found * np.maximum(1.0, SHARES[-1] / share))
+        return np.asarray(np.maximum(found * np.maximum(1.0, SHARES[-1] / share), LEAST))
 
 
 def calibrate(

@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", help="cpu (the default), cuda or cuda:N [TOWERBRIDGE__ENGINE__DEVICE]")
     add("--threads", type=int, help="CPU threads of one computation, 1 by default [TOWERBRIDGE__ENGINE__THREADS]")
     add("--index", help="auto (the default), exact, faiss-ivf or faiss-gpu [TOWERBRIDGE__INDEX__KIND]")
-    add("--metrics-port", type=int, help="port for Prometheus; 0, the default, is none [TOWERBRIDGE__METRICS__PORT]")
+    add(
+        "--metrics-port", type=int, help="port for Prometheus, none by default, 0 for any free one [TOWERBRIDGE__METRICS__PORT]"
+    )
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="info by default")
     return parser
 

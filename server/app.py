@@ -42,6 +42,8 @@ from server.journal.writer import JournalWriter
 from server.recommend.flow import Recommender
 from server.releases.loading import load_views, seed_catalogue
 from server.releases.release import Release
+from server.telemetry.endpoint import Metrics
+from server.telemetry.index import IndexFigures
 from server.users.histories import Histories, History
 from server.users.intake import EventIntake, now_us
 from server.users.vectors import Refresher
@@ -75,6 +77,7 @@ class App:
         with ExitStack() as opened:  # closed again if anything below fails
             self._load(config, opened)
             _warm_up(self.live, self._texts)
+            self.metrics_port = self._serve_metrics(config, opened)
             # The port last: it takes connections as soon as it is bound.
             self._edge = Edge(config.listen, self._register, _SERVICES)
             self.port = self._edge.port
@@ -94,6 +97,13 @@ class App:
         self._histories = Histories(
             bundle.manifest.event_types, limit=config.users.max_history_events, unreferenced=self._unreferenced
         )
+        computer = BatchComputer(self._release, self._histories, self._refresher, clock_us=self._clock_us)
+        self._engine = Engine(
+            computer.answer,
+            background=lambda: (config.users.refresh and computer.refresh()) or self.live.live_index.upkeep(),
+            max_batch=config.engine.max_batch,
+            on_death=self._not_serving,
+        )
         seed_catalogue(file, bundle)
         try:
             self.catalogue, self.live = load_views(
@@ -105,24 +115,25 @@ class App:
                 device=config.engine.device,
                 max_batch=config.engine.max_batch,
                 snapshots=config.data / TENANT / "index" if config.index.snapshots else None,
-                wake=self._poke,
+                wake=self._engine.poke,
             )
         except (ChoiceError, MemoryPlanError) as error:
             raise StartupError(f"index: {error}") from None
         except ServiceError as error:
             raise StartupError(f"{config.bundle}: the text encoder does not work: {error}; {_CHECK}") from None
         opened.callback(self.live.live_index.close)
-        computer = BatchComputer(self._release, self._histories, self._refresher, clock_us=self._clock_us)
-        self._engine = Engine(
-            computer.answer,
-            background=lambda: (config.users.refresh and computer.refresh()) or self.live.live_index.upkeep(),
-            max_batch=config.engine.max_batch,
-            on_death=self._not_serving,
-        )
         self._journal = JournalWriter(file, max_group_rows=config.journal.max_group_rows, on_death=self._not_serving)
         self._changes = CatalogueChanges(
             self._journal, self.catalogue, self._histories, self._refresher, self._engine, self._release, self._texts
         )
+
+    def _serve_metrics(self, config: Config, opened: ExitStack) -> int | None:
+        if config.metrics.port is None:
+            return None
+        metrics = Metrics(IndexFigures(lambda: self.live.index, lambda: self.live.live_index.recall))
+        port = metrics.start(config.metrics.port, host=config.metrics.host)
+        opened.callback(metrics.stop)
+        return port
 
     def _register(self, server: grpc.aio.Server) -> None:
         config, journal, release, histories = self._config, self._journal, self._release, self._histories
@@ -147,6 +158,7 @@ class App:
         gc.collect()
         gc.freeze()
         self._edge.start()
+        self._engine.poke()  # what the start left to do in the background
 
     def stop(self) -> None:
         """Drains: takes no new calls, ends those in flight, then writes and closes everything."""
@@ -158,13 +170,12 @@ class App:
     def describe(self) -> str:
         """One line for people."""
         release = self.live
-        return f"release {release.release_id}, {len(self.catalogue)} items, {release.live_index.choice}, on {release.device}"
+        metrics = f", metrics on port {self.metrics_port}" if self.metrics_port is not None else ""
+        index = f"{release.live_index.choice}, on {release.device}"
+        return f"release {release.release_id}, {len(self.catalogue)} items, {index}{metrics}"
 
     def _release(self) -> Release:
         return self.live
-
-    def _poke(self) -> None:
-        self._engine.poke()
 
     def _unreferenced(self, ordinal: int) -> None:
         self._changes.free(ordinal)

@@ -91,8 +91,8 @@ class Metrics(_Section):
     """What Prometheus reads."""
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """0 turns it off; `python -m server` prints the address otherwise."""
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Unset: there is no endpoint. 0 takes any free port; the start-up line says which."""
 
 
 class Config(BaseSettings):

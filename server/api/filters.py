@@ -43,7 +43,7 @@ class FilterDecoder:
         if kept is not None:
             self._kept.move_to_end(key)
             return kept
-        decoded = await _Decoding().filter(message, field, depth=1)
+        decoded = await _Decoding().filter(message, key, field, depth=1)
         if decoded.allow is None and not decoded.deny and not any(decoded.conditions()):
             return None
         if key not in self._kept:  # another call may have decoded the same meanwhile
@@ -62,7 +62,7 @@ class _Decoding:
         self._allowed = 0
         self._denied = 0
 
-    async def filter(self, message: filter_pb2.Filter, field: str, *, depth: int) -> Filter:
+    async def filter(self, message: filter_pb2.Filter, key: bytes, field: str, *, depth: int) -> Filter:
         if depth > DEPTH_MAX:
             raise InvalidField(field, f"is more than {DEPTH_MAX} filters deep")
         groups = {
@@ -80,7 +80,7 @@ class _Decoding:
             must_not=tuple(groups["must_not"]),
             allow=await _ids(message.allow, f"{field}.allow.item_ids") if message.HasField("allow") else None,
             deny=await _ids(message.deny, f"{field}.deny.item_ids"),
-            key=_key(message),
+            key=key,
         )
 
     async def _condition(self, message: filter_pb2.Condition, field: str, depth: int) -> Condition:
@@ -99,7 +99,7 @@ class _Decoding:
         if kind == "exists":
             return Exists(_attribute(message.exists.attribute, f"{field}.exists"))
         if kind == "filter":
-            return Nested(await self.filter(message.filter, f"{field}.filter", depth=depth + 1))
+            return Nested(await self.filter(message.filter, _key(message.filter), f"{field}.filter", depth=depth + 1))
         raise InvalidField(field, "set match_any, range, time_range, exists or filter")
 
 

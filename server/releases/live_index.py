@@ -1,7 +1,6 @@
 """The index of a live release and its upkeep: chosen and filled at start, rebuilt aside, saved, its recall watched."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,13 +18,13 @@ from index.gpu.memory import Needs, faiss_temporary_bytes, free_bytes, plan_memo
 from index.gpu.resources import GpuResources
 from index.items import ItemIndex
 from index.ivf import IvfSearch
-from index.lists import ListsState
 from index.matrix import VectorMatrix
 from index.rebuild import Rebuild
 from index.recall import RecallMonitor
+from index.saving import SnapshotSaver
 from index.search import Search
 from index.slots import SlotTable
-from index.snapshot import load_snapshot, save_snapshot
+from index.snapshot import load_snapshot
 from index.snapshot_files import SnapshotError
 from server.config import Index
 
@@ -33,7 +32,6 @@ _log = logging.getLogger(__name__)
 QUERIES = 1024
 """Queries that an index is calibrated on."""
 _QUERIES_MIN = 64  # fewer say less than the items' own vectors do
-_ROWS_AT_ONCE = 16_384
 _SAMPLES_BETWEEN_REMEDIES = 1000
 
 
@@ -66,7 +64,6 @@ class LiveIndex:
         self._release_id = release_id
         self._folder = folder
         self._stored_vectors = stored_vectors
-        self._saving: threading.Thread | None = None
         dtype = torch.float16 if settings.rows == "float16" else torch.float32
         needs = Needs(
             items=items,
@@ -90,6 +87,7 @@ class LiveIndex:
         elif self.choice.kind == "faiss-ivf":
             engine = IvfSearch(slots, matrix, oracle=oracle)
         self.items = ItemIndex(slots, matrix, engine, oracle=oracle)
+        self._saver = SnapshotSaver(self.items, folder, release_id=release_id, wake=wake) if folder is not None else None
         self.rebuild: Rebuild | None = None
         if isinstance(engine, IvfSearch):
             self.rebuild = Rebuild(
@@ -124,14 +122,15 @@ class LiveIndex:
         if self.items.settle():
             return True
         rebuilding = self.rebuild is not None and self.rebuild.step()
-        return self.recall.step() or rebuilding
+        saving = self._saver is not None and self._saver.step()
+        return self.recall.step() or rebuilding or saving
 
     def close(self) -> None:
-        """Waits for what runs in threads of its own."""
+        """Ends what runs in threads of its own, and completes a snapshot that was begun."""
         if self.rebuild is not None:
             self.rebuild.close()
-        if self._saving is not None:
-            self._saving.join()
+        if self._saver is not None:
+            self._saver.close()
 
     def _queries(self) -> torch.Tensor | None:
         """What has been asked of late; else users' vectors; else None, and the items stand in."""
@@ -156,8 +155,8 @@ class LiveIndex:
         slots = self._searchable()
         if not len(slots):
             return False
-        rows = self.items.matrix.read(slots)  # (n, D) float32
-        ids = self.items.slots.ids[slots].tolist()
+        matrix, ids = self.items.matrix, self.items.slots.ids[slots].tolist()
+        rows = matrix.read(slots)  # (n, D) float32
         queries = self._queries()
         built = build_lists(
             slots,
@@ -178,32 +177,8 @@ class LiveIndex:
 
     def _swapped(self, built: Built) -> None:
         self.recall.forget()
-        if self._folder is None:
-            return
-        if self._saving is not None:
-            self._saving.join()
-        state = built.lists.state
-        ids = self.items.slots.ids[state.slots]
-        # Not a daemon: a process that ends in order finishes its snapshot.
-        self._saving = threading.Thread(target=self._save, args=(self._folder, built, state, ids), name="index-snapshot")
-        self._saving.start()
-
-    def _save(self, folder: Path, built: Built, state: ListsState, ids: NDArray[np.object_]) -> None:
-        """In a thread of its own. A row that is written meanwhile may get a fingerprint of neither: then it is placed anew."""
-        slots = state.slots
-        rows = (self.items.matrix.read(slots[at : at + _ROWS_AT_ONCE]).numpy() for at in range(0, len(slots), _ROWS_AT_ONCE))
-        try:
-            save_snapshot(
-                folder,
-                release_id=self._release_id,
-                item_ids=ids.tolist(),
-                rows=rows,
-                state=state,
-                table=built.table,
-                gather_rows=built.gather_rows,
-            )
-        except (OSError, ValueError):
-            _log.error("the index's snapshot could not be saved; the next start builds the index anew", exc_info=True)
+        if self._saver is not None:
+            self._saver.save(built)
 
     def _recall_fell(self) -> None:
         # At most once in so many samples: lists that fall short again and again would be built without end.
