@@ -1,6 +1,7 @@
 """Filters, through a real server. Items of the tiny bundle: colour by n % 5, kind by n % 2, year 2000 + n % 25, in_stock."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -149,6 +150,43 @@ def test_an_upsert_changes_what_a_filter_passes_as_soon_as_it_is_acknowledged(se
         put(f"churn-{n % 3}", brand="acme" if n % 2 else "zeta", price=1, since=MARCH)
         expected = [f"churn-{m % 3}" for m in range(max(0, n - 2), n + 1) if m % 2]
         assert found() == [sorted([*expected, "new"])] * 2
+
+
+def test_searches_beside_a_writer_see_every_acknowledged_change_of_an_attribute(serve: Serve, bundle: Bundle):
+    client = serve().client
+    vector = bundle.item_vectors[0]
+    acknowledged: dict[str, tuple[int, str]] = {}  # id -> number of its change, brand; absent while a change is under way
+    acme = where(must=[match("brand", "acme")])
+    wrong: list[str] = []
+    done = threading.Event()
+
+    def write() -> None:
+        for number in range(150):
+            item_id, brand = f"busy-{number % 7}", ("acme", "zeta", "omega")[number % 3]
+            acknowledged.pop(item_id, None)
+            client.upsert_items([towerbridge.item(item_id, vector=vector, attributes={"brand": brand})])
+            acknowledged[item_id] = (number, brand)
+        done.set()
+
+    def read(ask: Callable[[], list[str]]) -> None:
+        while not done.is_set():
+            before = dict(acknowledged)
+            found = set(ask())
+            for item_id, change in before.items():
+                if acknowledged.get(item_id) == change and (item_id in found) != (change[1] == "acme"):
+                    wrong.append(f"{item_id} is {change[1]}: {sorted(found)}")
+
+    asks = [
+        lambda: list(client.search_vectors([vector], limit=N, filter=acme).results[0].item_ids),
+        lambda: list(client.recommend(visitor_id="nobody", limit=N, filter=acme).item_ids),
+    ]
+    threads = [threading.Thread(target=read, args=(ask,)) for ask in asks]
+    for thread in threads:
+        thread.start()
+    write()
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 def test_categories_can_be_filtered_by_and_change_with_the_item(serve: Serve, bundle: Bundle):
