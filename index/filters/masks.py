@@ -15,6 +15,8 @@ from index.slots import SlotTable
 
 _REMEMBERED = 65_536
 """Changes that are remembered; a mask that is further behind is computed anew."""
+_BYTES_MAX = 512 * 1024 * 1024
+"""What all cached masks may take together, looked at when one is added: a mask takes a byte a slot, and more as it is read."""
 _IDS_MAX = 1_000_000
 """Ids in the allow and deny lists of all cached filters together: some 70 bytes each."""
 
@@ -46,6 +48,11 @@ class SlotMask:
         if self._bits is None:
             self._bits = np.packbits(self.passes, bitorder="little")
         return self._bits
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes."""
+        return self.passes.nbytes + sum(array.nbytes for array in (self._slots, self._bits) if array is not None)
 
     def permits(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the slots pass: (n,) bool. A slot beyond the mask's end, or -1, never does."""
@@ -114,7 +121,6 @@ class MaskCache:
         self._xp = xp
         self._masks: OrderedDict[bytes, SlotMask] = OrderedDict()  # by the filter's key, the one used last at the end
         self._seen: dict[bytes, int] = {}  # by key: how many changes the mask includes
-        self._ids = 0  # in the lists of all cached filters
         self._log: NDArray[np.int64] = np.zeros(_REMEMBERED, dtype=np.int64)  # a ring of changed slots
         self._head = 0  # changes so far
 
@@ -182,10 +188,11 @@ class MaskCache:
 
     def _keep(self, filter: Filter, passes: NDArray[np.bool_]) -> SlotMask:
         mask = self._masks[filter.key] = SlotMask(filter, passes)
-        self._ids += filter.id_count
-        while len(self._masks) > 1 and (len(self._masks) > self._capacity or self._ids > _IDS_MAX):
+        ids = sum(one.filter.id_count for one in self._masks.values())
+        size = sum(one.nbytes for one in self._masks.values())
+        while len(self._masks) > 1 and (len(self._masks) > self._capacity or ids > _IDS_MAX or size > _BYTES_MAX):
             key, oldest = self._masks.popitem(last=False)
-            self._ids -= oldest.filter.id_count
+            ids, size = ids - oldest.filter.id_count, size - oldest.nbytes
             self._seen.pop(key, None)
         return mask
 

@@ -200,6 +200,14 @@ def test_filters_with_long_lists_of_ids_do_not_pile_up():
     assert len(cache) == 10
 
 
+def test_masks_of_many_slots_do_not_pile_up():
+    table = SlotTable(capacity=20_000_000)
+    cache = MaskCache(table, all_hold)
+    for price in range(30):
+        assert cache.mask(Filter(must=(Range("price", gt=price),))).nbytes == 20_000_000
+    assert len(cache) == 26
+
+
 def test_a_filter_that_can_be_compared_with_nothing_is_refused_also_when_it_was_not_before():
     table = table_of([{"price": 1}])
     cache = MaskCache(table, all_hold)
