@@ -11,7 +11,7 @@ from index.filters.masks import SlotMask
 from index.matrix import VectorMatrix
 from index.search import Exclusions, Hits, Masks, check_search, no_hits
 from index.slots import SlotTable
-from index.topk import TILE, prunes, tile_maxima, top_k_of_tiles
+from index.topk import TILE, prunes, tile_maxima, top_k, top_k_of_tiles
 
 GATHER_SHARE = 0.25
 """A mask that lets through less than this share of the slots is searched by gathering its rows.
@@ -19,6 +19,7 @@ GATHER_SHARE = 0.25
 A row in order costs about 27 ns on one core, a gathered one 30 to 110 as there are more of them (64 float32 components).
 """
 _SCORES_MAX = 64 * 1024 * 1024  # scores held at once: 256 MiB
+_GATHERED_AT_ONCE = 16_384  # rows: 4 MiB at 64 components
 _BLOCK_SCORES = 256 * 1024  # scores of one matmul on a CPU: 1 MiB, so that they are in its cache when their maxima are taken
 
 
@@ -84,17 +85,27 @@ class ExactSearch:
     def gather(self, queries: torch.Tensor, k: int, slots: NDArray[np.int64], exclude: Exclusions | None = None) -> Hits:
         """The best `k` among the given slots, ascending (m,) int64, which must be eligible and have vectors."""
         found = no_hits(len(queries), k)
-        if len(slots):
-            scores = queries @ self._matrix.read(slots).T  # (B, m) float32
+        at_once = max(1, _SCORES_MAX // max(1, len(slots)))  # queries
+        for start in range(0, len(queries) if len(slots) else 0, at_once):
+            part = slice(start, start + at_once)
+            scores = self._gathered_scores(queries[part], slots)
             if exclude is not None:
-                excluded = _Excluded.of(exclude)
+                excluded = _Excluded.of(exclude[part])
                 places = np.searchsorted(slots, excluded.slots)
                 among = places < len(slots)
                 among[among] = slots[places[among]] == excluded.slots[among]
                 _rule_out(scores, excluded.rows[among], places[among])
-            values, best = torch.topk(scores, min(k, len(slots)), dim=1)
-            _fill(found, slots[best.cpu().numpy()], values.cpu().numpy())
+            values, best = top_k(scores, min(k, len(slots)))
+            _fill(Hits(found.slots[part], found.scores[part]), slots[best.cpu().numpy()], values.cpu().numpy())
         return found
+
+    def _gathered_scores(self, queries: torch.Tensor, slots: NDArray[np.int64]) -> torch.Tensor:
+        """Inner products with the slots' rows: (B, m) float32. The rows are read some at a time, not copied as a whole."""
+        scores = self._scores(len(queries), len(slots))
+        for start in range(0, len(slots), _GATHERED_AT_ONCE):
+            rows = self._matrix.read(slots[start : start + _GATHERED_AT_ONCE])  # (<= rows, D) float32
+            torch.mm(queries, rows.T, out=scores[:, start : start + len(rows)])
+        return scores
 
     def _scan(self, queries: torch.Tensor, k: int, exclude: Exclusions | None, mask: SlotMask | None) -> Hits:
         bias = self._bias if mask is None else self._mask_bias(mask)

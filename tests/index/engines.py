@@ -12,6 +12,7 @@ from index.ivf import IvfSearch
 from index.matrix import VectorMatrix
 from index.rebuild import Rebuild
 from index.slots import SlotTable
+from tests.index.gpu.engine import faiss_flat
 
 DIM = 4
 
@@ -50,6 +51,7 @@ ENGINES: dict[str, Callable[[int, int], ItemIndex]] = {
     "exact-float16": exact_float16,
     "faiss-ivf": faiss_ivf,
     "faiss-ivf, rebuilt": rebuilt_ivf,
+    "faiss-gpu, on a CPU": faiss_flat,
 }
 
 
