@@ -43,6 +43,8 @@ class Engine:
     filters = False
     rows_per_slice = 1
     """Upserts that are made between two searches: few enough that a search hardly waits."""
+    slow_changes = False
+    """Changes, and taking them back, take so long that they are measured in one repeat only."""
     slow_filters = False
     """Filtered searches take so long that only a few are measured."""
 

@@ -33,6 +33,8 @@ class Lane:
     """Does it once, for the n-th time."""
     enter: Callable[[], None] = lambda: None
     """Called before a block of calls; not timed."""
+    warms: bool = True
+    """The first call of a block is made twice, since others had the cache before."""
     calls_min: int = CALLS_MIN
     calls_max: int = CALLS_MAX
     p50s: list[float] = field(default_factory=list)
@@ -83,10 +85,10 @@ def _calls(lane: Lane, seconds: float) -> int:
 
 
 def _time(lane: Lane, first: int, last: int) -> list[float]:
-    """Milliseconds of each call; the first of a block is made twice, since the one before left the cache to someone else."""
+    """Milliseconds of each call."""
     lane.enter()
     times = []
-    if last > first:
+    if last > first and lane.warms:
         lane.call(first)
     for number in range(first, last):
         started = time.perf_counter()

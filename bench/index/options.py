@@ -88,7 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=_natural, default=0, metavar="N", help="of everything random (0)")
     add("--threads", type=_positive, default=1, metavar="N", help="of a search; indexes are built with all cores (1)")
     add("--repeats", type=_positive, default=5, metavar="N", help="of which the median is reported (5)")
-    add("--seconds", type=_seconds, default=1.0, metavar="S", help="per engine, batch size and repeat; under writes thrice (1)")
+    add(
+        "--seconds",
+        type=_seconds,
+        default=0.5,
+        metavar="S",
+        help="per engine, batch size and repeat; under writes thrice (0.5)",
+    )
     add("--under-writes", type=_rates, default=(0, 1000, 10000), metavar="RATES", help="upserts a second (0,1000,10000)")
     add("--hnsw-m", type=_positive, default=32, metavar="M", help="of HNSW peers, whose ef_construction is 200 (32)")
     add("--json", type=Path, required=True, metavar="FILE", help="where the results go")

@@ -42,6 +42,7 @@ class Hnswlib(_Graph):
 
     name = "hnswlib"
     changes = True
+    slow_changes = True
     filters = True
     slow_filters = True  # a Python call for each item that it comes across
 
@@ -112,6 +113,7 @@ class Usearch(_Graph):
 
     name = "usearch"
     changes = True
+    slow_changes = True
 
     def build(self, vectors: NDArray[np.float32]) -> None:
         """See `Engine.build`."""

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from bench.index.changes import settle
 from bench.index.data import Data
-from bench.index.engines import Engine
+from bench.index.engines import Engine, Setting
 from bench.index.latency import search_all
 from bench.index.truth import find_truth, recall
 
@@ -19,15 +19,18 @@ CHECKPOINTS = 5
 _INSERTS_MAX = 50_000
 
 
-def stream(engines: Sequence[Engine], data: Data, efforts: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    """Runs the runbook on engines that are not built yet and take changes.
+def stream(
+    kinds: Sequence[type[Engine]], setting: Setting, data: Data, efforts: Mapping[str, float | None]
+) -> list[dict[str, Any]]:
+    """Runs the runbook on each kind of engine that takes changes, one after the other.
 
     It starts from the first half of the items. A step inserts the next 64, deletes the 64 that are there longest, and searches
     16 times, until the items are used up or 50,000 were inserted. At checkpoints, recall is that of all queries among the items
     that live then; p50 is that of the searches since the last one. efforts: what reached the target recall on all items.
     """
     rows: list[dict[str, Any]] = []
-    for engine in tqdm([engine for engine in engines if engine.changes], desc="streaming", leave=False, disable=None):
+    for kind in tqdm([kind for kind in kinds if kind.changes], desc="streaming", leave=False, disable=None):
+        engine = kind(setting)
         half = len(data.vectors) // 2
         engine.build(np.ascontiguousarray(data.vectors[:half]))
         engine.set_effort(efforts[engine.name])
