@@ -86,9 +86,13 @@ class InvertedLists:
 
     def contains(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the slots have a row here: (n,) bool."""
+        return self.lists_of(slots) >= 0
+
+    def lists_of(self, slots: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The list that each slot's row is in, -1 where it has none: (n,) int32."""
         self._reach(slots)
-        inside: NDArray[np.bool_] = self.list_of[slots] >= 0
-        return inside
+        found: NDArray[np.int32] = self.list_of[slots]
+        return found
 
     def nearest(self, rows: torch.Tensor) -> NDArray[np.int32]:
         """The list each row belongs to: (n, D) float32 -> (n,) int32."""

@@ -25,6 +25,7 @@ FILTERS = {
         lambda _id, a: a["price"] <= 5 and a["colour"] != "blue",
     ),
     "some ids": (Filter(allow=frozenset(f"item-{n}" for n in range(0, 31, 3))), lambda i, _a: int(i[5:]) % 3 == 0),
+    "two ids": (Filter(allow=frozenset({"item-3", "item-11"})), lambda i, _a: i in {"item-3", "item-11"}),
     "nothing": (Filter(allow=frozenset()), lambda _id, _attributes: False),
 }
 filters = st.sampled_from(sorted(FILTERS))
