@@ -151,6 +151,15 @@ def test_a_code_that_is_used_again_does_not_stand_for_the_old_word():
     assert passing(Filter(must=(match("brand", "zeta"),)), table) == ["item-0"]
 
 
+def test_a_code_stays_its_words_while_any_item_holds_it():
+    table = table_of([{"brand": "acme"}, {"brand": ["acme", "old"]}, {"brand": "acme"}])
+    table.columns.clear(np.array([0]))
+    table.columns.set(np.array([2]), [{"brand": "zeta"}])
+    table.columns.set(np.array([0]), [{"brand": ["new", "newer"]}])
+    for word, holders in (("acme", ["item-1"]), ("old", ["item-1"]), ("zeta", ["item-2"]), ("new", ["item-0"])):
+        assert passing(Filter(must=(match("brand", word),)), table) == holders
+
+
 def test_names_beyond_those_that_have_a_column_are_refused_and_never_pass():
     table = table_of([{f"name-{n}": 1 for n in range(NAMES_MAX + 1)}])
     assert passing(Filter(must=(Range("name-0", gte=0),)), table) == ["item-0"]
