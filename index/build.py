@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from index.filters.filter import Filter
+from index.filters.masks import SlotMask
 from index.lists import TRAIN_POINTS, InvertedLists, list_count, train_centroids
+from index.masked_lists import ChangeLog, MaskedLists
 from index.probing import SHARES, ProbeTable, best_rows, calibrate
 from index.search import K_MAX
 
@@ -103,20 +106,23 @@ def _recall(
 def _gather_rows(
     inverted: InvertedLists, table: ProbeTable, slots: NDArray[np.int64], rows: torch.Tensor, queries: torch.Tensor
 ) -> int:
-    """The largest measured subset that is searched faster by gathering its rows, for 100 hits; at least `K_MAX`."""
-    generator = np.random.default_rng(0)
+    """The largest measured subset that is searched faster by gathering all of it than what lies near; at least `K_MAX`."""
     one = queries[:1].contiguous()
+    order = inverted.by_nearness(one[0])
+    generator = np.random.default_rng(0)
     largest, share = K_MAX, _SHARE_STEP * K_MAX / len(slots)
+
+    def gather(places: NDArray[np.int64]) -> None:
+        torch.topk(one @ rows.index_select(0, torch.from_numpy(places)).to(torch.float32).T, min(100, len(places)))
+
     while share <= SHARES[1]:
-        chosen = generator.random(len(slots)) < share
-        places = torch.from_numpy(np.flatnonzero(chosen))
+        places = np.flatnonzero(generator.random(len(slots)) < share)
         passes = np.zeros(int(slots.max()) + 1, dtype=bool)
-        passes[slots[chosen]] = True
-        bits = np.packbits(passes, bitorder="little")
-        probes = min(int(table.probes(100, share)), inverted.count)
-        gathering = _fastest(lambda: torch.topk(one @ rows.index_select(0, places).to(torch.float32).T, 100))  # noqa: B023
-        probing = _fastest(lambda: inverted.search(one.numpy(), 100, probes, bits))  # noqa: B023
-        if gathering > probing:
+        passes[slots[places]] = True
+        listed = MaskedLists(SlotMask(Filter(), passes), inverted, ChangeLog())
+        near = order[: int(table.probes(100, share))]
+        some = places[:: max(1, len(places) // max(1, len(listed.near(near, None))))]  # as many, as scattered
+        if _fastest(lambda: gather(places)) > _fastest(lambda: (listed.near(near, None), gather(some))):  # noqa: B023
             break
         largest, share = len(places), share * _SHARE_STEP
     return largest

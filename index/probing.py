@@ -22,6 +22,7 @@ SAMPLE = 1024
 # Standard errors of the sample's mean recall that are kept between it and the target. One-sided 99 % for what another sample of
 # the same size would say: 2.33 times the square root of 2.
 _CONFIDENCE = 3.3
+_ROUNDING = 0.002  # recall that lists lose at most because their rows are float16
 _QUERIES_AT_ONCE = 16
 _ROWS_AT_ONCE = 16_384
 
@@ -94,7 +95,7 @@ def _enough(rank: torch.Tensor, lists: int, target: float) -> int:
     found = torch.zeros(queries, lists).scatter_add_(1, rank, torch.full(rank.shape, 1.0 / k))
     recall = torch.cumsum(found, dim=1)  # (Q, L): after 1, 2, ... lists
     sure = recall.mean(dim=0) - _CONFIDENCE * recall.std(dim=0, correction=0) / queries**0.5
-    reached = torch.nonzero(sure >= target)
+    reached = torch.nonzero(sure >= target + _ROUNDING)
     return int(reached[0]) + 1 if len(reached) else lists
 
 
