@@ -122,7 +122,9 @@ def _gather_rows(
         listed = MaskedLists(SlotMask(Filter(), passes), inverted, ChangeLog())
         near = order[: int(table.probes(100, share))]
         some = places[:: max(1, len(places) // max(1, len(listed.near(near, None))))]  # as many, as scattered
-        if _fastest(lambda: gather(places)) > _fastest(lambda: (listed.near(near, None), gather(some))):  # noqa: B023
+        whole = _fastest(lambda: gather(places))  # noqa: B023
+        nearby = _fastest(lambda: gather(some)) + _fastest(lambda: listed.near(near, None))  # noqa: B023
+        if whole > nearby:
             break
         largest, share = len(places), share * _SHARE_STEP
     return largest
