@@ -250,6 +250,17 @@ def test_what_cannot_be_compared_fails_its_own_query_and_no_other(seen: Served):
     assert (place, error.field, error.code) == (1, "requests[1].filter", grpc.StatusCode.INVALID_ARGUMENT.value[0])
 
 
+def test_a_removed_item_is_nothing_to_compare_with_though_a_history_refers_to_it(serve: Serve, bundle: Bundle):
+    client = serve().client
+    client.upsert_items([towerbridge.item("odd", vector=bundle.item_vectors[0], attributes={"size": "large"})])
+    client.record_events([towerbridge.event("view", "odd", visitor_id="fan")])
+    large = where(must_not=[between("size", gt=5)])
+    with pytest.raises(towerbridge.InvalidArgument, match="'size' is text"):
+        client.recommend(visitor_id="fan", limit=100, filter=large)
+    client.remove_items(["odd"])
+    assert set(client.recommend(visitor_id="fan", limit=100, filter=large).item_ids) == set(ALL)
+
+
 def test_an_item_with_another_kind_of_value_is_ruled_out_whole(serve: Serve, bundle: Bundle):
     client = serve().client
     client.upsert_items([towerbridge.item("odd", vector=bundle.item_vectors[0], attributes={"year": "long ago"})])

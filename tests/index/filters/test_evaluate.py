@@ -152,7 +152,7 @@ def test_a_code_that_is_used_again_does_not_stand_for_the_old_word():
 
 
 def test_a_code_stays_its_words_while_any_item_holds_it():
-    table = table_of([{"brand": "acme"}, {"brand": ["acme", "old"]}, {"brand": "acme"}])
+    table = table_of([{"brand": "acme"}, {"brand": ["acme", "old"]}, {}])
     table.columns.clear(np.array([0]))
     table.columns.set(np.array([2]), [{"brand": "zeta"}])
     table.columns.set(np.array([0]), [{"brand": ["new", "newer"]}])
