@@ -1,5 +1,6 @@
 """Exact search with torch: the oracle for every other engine, and the default up to about 10^5 items on a CPU."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,7 +20,9 @@ GATHER_SHARE = 0.25
 A row in order costs about 27 ns on one core, a gathered one 30 to 110 as there are more of them (64 float32 components).
 """
 _SCORES_MAX = 64 * 1024 * 1024  # scores held at once: 256 MiB
-_GATHERED_AT_ONCE = 16_384  # rows: 4 MiB at 64 components
+_MASKS_KEPT = 4  # as biases, of 4 bytes a row
+GATHERED_AT_ONCE = 16_384
+"""Rows that are copied together when a mask's rows are gathered: 4 MiB at 64 float32 components."""
 _BLOCK_SCORES = 256 * 1024  # scores of one matmul on a CPU: 1 MiB, so that they are in its cache when their maxima are taken
 
 
@@ -45,6 +48,7 @@ class ExactSearch:
         self._slots = slots
         self._matrix = matrix
         self._bias: list[torch.Tensor] = []  # each (chunk_rows,) float32
+        self._mask_biases: OrderedDict[SlotMask, tuple[tuple[int, int], list[torch.Tensor]]] = OrderedDict()
         self._scratch = torch.empty(
             0, device=matrix.device
         )  # scores: fresh pages at every search would cost as much as the scan
@@ -102,8 +106,8 @@ class ExactSearch:
     def _gathered_scores(self, queries: torch.Tensor, slots: NDArray[np.int64]) -> torch.Tensor:
         """Inner products with the slots' rows: (B, m) float32. The rows are read some at a time, not copied as a whole."""
         scores = self._scores(len(queries), len(slots))
-        for start in range(0, len(slots), _GATHERED_AT_ONCE):
-            rows = self._matrix.read(slots[start : start + _GATHERED_AT_ONCE])  # (<= rows, D) float32
+        for start in range(0, len(slots), GATHERED_AT_ONCE):
+            rows = self._matrix.read(slots[start : start + GATHERED_AT_ONCE])  # (<= rows, D) float32
             torch.mm(queries, rows.T, out=scores[:, start : start + len(rows)])
         return scores
 
@@ -179,7 +183,20 @@ class ExactSearch:
         return self._scratch[: rows * columns].view(rows, columns)
 
     def _mask_bias(self, mask: SlotMask) -> list[torch.Tensor]:
-        """A mask as a bias: 0 where it lets a slot pass, -inf elsewhere; one (chunk_rows,) float32 for each chunk."""
+        """A mask as a bias: 0 where it lets a slot pass, -inf elsewhere; one (chunk_rows,) float32 for each chunk.
+
+        The last few are kept until their mask changes: on a GPU each has to cross the bus.
+        """
+        key = (mask.version, len(self._bias))
+        known = self._mask_biases.pop(mask, None)
+        if known is None or known[0] != key:
+            known = key, self._make_mask_bias(mask)
+        self._mask_biases[mask] = known
+        if len(self._mask_biases) > _MASKS_KEPT:
+            self._mask_biases.popitem(last=False)
+        return known[1]
+
+    def _make_mask_bias(self, mask: SlotMask) -> list[torch.Tensor]:
         passes = torch.from_numpy(mask.passes).to(self._matrix.device)  # (capacity of the slot table,) bool
         rows = self._matrix.chunk_rows
         biases = []

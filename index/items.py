@@ -1,7 +1,7 @@
 """The facade: items with vectors, searched by any engine, checked once more before they are handed out."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -138,6 +138,10 @@ class ItemIndex:
     def mask(self, filter_: Filter) -> SlotMask:
         """What a filter lets through now. Raises FilterError if it cannot be applied."""
         return self._masks.mask(filter_)
+
+    def prepare(self, filter_: Filter) -> Iterator[None]:
+        """Computes a mask in short steps, so that a search with a filter of many ids does not wait for it: see `MaskCache`."""
+        return self._masks.prepare(filter_)
 
     def _recheck(
         self,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from index.exact import GATHER_SHARE
+from index.exact import GATHERED_AT_ONCE
 from index.matrix import CHUNK_ROWS
 from index.search import K_MAX
 from index.topk import TILE
@@ -42,7 +42,7 @@ class Needs:
     chunk_rows: int = CHUNK_ROWS
     faiss: bool = False  # whether FAISS searches on the GPU
     ivf: bool = False  # whether FAISS's inverted lists lie in the same memory
-    masks: int = 0  # filter masks kept on the device
+    masks: int = 4  # filter masks that exact search keeps as biases
 
     @property
     def rows(self) -> int:
@@ -144,7 +144,11 @@ def _of_releases(needs: Needs) -> list[Part]:
         Part("biases of exact search", releases * rows * 4, f"{by} x 4 bytes"),
         Part("room for scores", releases * SCORES_BYTES, f"{releases} releases x {SCORES_BYTES // MIB} MiB"),
         Part("user towers", releases * TOWER_BYTES, f"{releases} releases x {TOWER_BYTES // MIB} MiB, an allowance"),
-        Part("filter masks", needs.masks * rows, f"{needs.masks} masks x {rows:,} rows x 1 byte"),
+        Part(
+            "filter masks",
+            releases * needs.masks * rows * 4,
+            f"{releases} releases x {needs.masks} masks x {rows:,} rows x 4 bytes",
+        ),
     ]
     if needs.ivf:
         # float16 codes and int64 ids in vectors that grow by doubling, and a node of the hash table; twice: a rebuild's too.
@@ -158,15 +162,14 @@ def _of_a_search(needs: Needs) -> list[Part]:
     batch, rows = needs.max_batch, needs.rows
     tiles = batch * K_MAX * TILE * (4 + 8)  # candidates of the best tiles, and their sort
     maxima = SCORES_BYTES // TILE
-    gathered = ceil(rows * GATHER_SHARE)
     component = 4 if needs.dtype_bytes == 4 else 2 + 4  # float16 rows are gathered, then widened
     return [
         Part("top-k of a batch", tiles + maxima, f"{batch} queries x {K_MAX} tiles x {TILE} x 12 bytes"),
         Part("a filter's bias", rows * 5, f"{rows:,} rows x 5 bytes"),
         Part(
             "rows gathered for a filter",
-            gathered * needs.dim * component + batch * gathered * 4,
-            f"{gathered:,} rows x {needs.dim} components and {batch} scores",
+            GATHERED_AT_ONCE * needs.dim * component,
+            f"{GATHERED_AT_ONCE:,} rows x {needs.dim} components x {component} bytes",
         ),
     ]
 

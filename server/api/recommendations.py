@@ -69,7 +69,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
     ) -> recommendation_pb2.RecommendResponse:
         deadline = deadline_of(context, self._default_deadline_ms)
         revision = self._journal.revision
-        ask = await self._decode(request, revision)
+        ask = await self._decode(request, revision, deadline)
         return self._encode(await self._recommender.recommend(ask, deadline), request.attributes, revision)
 
     async def BatchRecommend(
@@ -81,7 +81,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         started: list[tuple[Ask, Future[Answer]] | ServiceError] = []
         for row in request.requests:
             try:
-                ask = await self._decode(row, revision)
+                ask = await self._decode(row, revision, deadline)
                 started.append((ask, self._recommender.start(ask, deadline)))
             except ServiceError as error:
                 started.append(error)
@@ -133,7 +133,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         limit = check_limit(request.limit)
         excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
         _check_attributes(request.attributes)
-        chosen = await self._filter(request)
+        chosen = await self._filter(request, deadline)
         ranked = await self._recommender.similar(
             item_id, limit, excluded, chosen, exact=request.search.exact, deadline=deadline
         )
@@ -156,7 +156,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         limit = check_limit(request.limit)
         excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
         _check_attributes(request.attributes)
-        chosen = await self._filter(request)
+        chosen = await self._filter(request, deadline)
         dim = release.bundle.manifest.dim
         asks = [
             Ask(
@@ -180,13 +180,13 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
             results=results, release_id=ranked[0].answer.release_id, timings=_timings(ranked[0].answer)
         )
 
-    async def _decode(self, request: recommendation_pb2.RecommendRequest, revision: int) -> Ask:
+    async def _decode(self, request: recommendation_pb2.RecommendRequest, revision: int, deadline: float) -> Ask:
         who = decode_subject(request.subject, self._histories, self._catalogue, self._release())
         limit = check_limit(request.limit)
         excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
         _check_attributes(request.attributes)
         require(request.min_revision, epoch=self._journal.epoch, head=revision)
-        chosen = await self._filter(request)
+        chosen = await self._filter(request, deadline)
         return Ask(who, limit, excluded, request.exclude_seen, request.allow_stale, chosen, request.search.exact)
 
     async def _filter(
@@ -194,8 +194,13 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         request: recommendation_pb2.RecommendRequest
         | recommendation_pb2.FindSimilarItemsRequest
         | recommendation_pb2.SearchVectorsRequest,
+        deadline: float,
     ) -> Filter | None:
-        return await self._filters.decode(request.filter) if request.HasField("filter") else None
+        if not request.HasField("filter"):
+            return None
+        chosen = await self._filters.decode(request.filter)
+        await self._recommender.prepare(chosen, deadline)
+        return chosen
 
     def _encode(self, ranked: Ranked, attributes: Sequence[str], revision: int) -> recommendation_pb2.RecommendResponse:
         answer = ranked.answer

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from index.filters.filter import Filter
 from server.catalogue.catalogue import Catalogue
-from server.engine.engine import Engine
+from server.engine.engine import Engine, Steps
 from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForPerson, ForVector, Query, Subject
 from server.errors import DeadlineExceeded, FailedPrecondition, NotFound
 from server.journal.events import Person
@@ -20,6 +20,7 @@ from server.releases.release import Release
 from server.users.histories import Histories, History
 from server.waiting import result_of
 
+_IDS_AT_ONCE = 256  # in a filter's lists; more are looked up in steps
 _LATE = "no answer within the deadline"
 
 Who = Person | History | NDArray[np.float32]
@@ -81,6 +82,12 @@ class Recommender:
         Raises DeadlineExceeded if the subject's vector cannot be made fresh in time and the ask does not allow a stale one.
         """
         return await self.finish(ask, self.start(ask, deadline), deadline)
+
+    async def prepare(self, chosen: Filter | None, deadline: float) -> None:
+        """Lets the engine look up a filter's ids in steps, between others' queries, before anything is asked with it."""
+        if chosen is not None and chosen.id_count > _IDS_AT_ONCE:
+            index = self._release().index
+            await result_of(self._engine.call_in_steps(lambda: _in_steps(index.prepare(chosen))), deadline, late=_LATE)
 
     def start(self, ask: Ask, deadline: float) -> Future[Answer]:
         """Identify and permit: turns the ask into a query for the engine, which refreshes and searches."""
@@ -231,6 +238,10 @@ class Recommender:
             key = self._histories.key(who)
             return None if key is None else ForPerson(key, self._histories.get(key))
         return ForHistory(who) if isinstance(who, History) else ForVector(who)
+
+
+def _in_steps(steps: Iterator[None]) -> Steps[None]:
+    yield from steps
 
 
 _WHY_NOT = {
