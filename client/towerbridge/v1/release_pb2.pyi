@@ -86,7 +86,7 @@ class GetReleaseResponse(_message.Message):
     searchable_item_count: _builtins.int
     """Items that have a vector and are available."""
     index_kind: _builtins.str
-    """How items are searched: "exact"."""
+    """How items are searched: "exact", "faiss-ivf" (approximate, on a CPU) or "faiss-gpu"."""
     device: _builtins.str
     """Where vectors are computed and searched: "cpu" or "cuda:0"."""
     @_builtins.property
