@@ -11,7 +11,7 @@ from bench.index.truth import Truth, recall
 
 _COARSE = 4
 _CURVE_END = 2.5  # times the effort that was chosen
-_CURVE_REPEATS = 3
+_CURVE_REPEATS = 2
 _CURVE_SECONDS = 0.3
 
 
