@@ -29,7 +29,7 @@ from bench.index.under_writes import time_under_writes
 
 BATCHES = (1, 16, 64)
 _ROOM = 2  # times the items that an engine must have room for: changes add some
-_WARM_UP = 2_000
+_WARM_UP = 500
 
 
 class _Phases:
