@@ -12,6 +12,7 @@ finds in a file, so that a damaged one ends in a search that reads what is not t
 """
 
 import hashlib
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,14 +23,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from index.fingerprints import fingerprints
 from index.lists import ListsState
 from index.probing import KS, SHARES, ProbeTable
 from index.snapshot_files import FORMAT, KIND, VERSION, Counts, DataFile, Manifest, SnapshotError, read_pair, write_pair
+from index.tensors import tensor_parts
 
 _IDS_AT_ONCE = 4096
+_PAUSE_SECONDS = 1e-4
 Rows = NDArray[np.float32] | Iterable[NDArray[np.float32]]
 """(n, D) float32, whole or in blocks of adjacent rows."""
 
@@ -96,19 +99,21 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
     """As `save_snapshot`."""
     lists, dim = snapshot.centroids.shape
     id_bytes, id_ends = _encode(snapshot.item_ids)
-    data = save(
-        {
-            "centroids": np.ascontiguousarray(snapshot.centroids, dtype=np.float32),  # (L, D) float32
-            "list_of": np.ascontiguousarray(snapshot.list_of, dtype=np.int32),  # (n,) int32
-            "fingerprints": np.ascontiguousarray(snapshot.fingerprints, dtype=np.uint64),  # (n,) uint64
-            "id_bytes": id_bytes,
-            "id_ends": id_ends,
-            "shares": np.array(SHARES, dtype=np.float64),
-            "ks": np.array(KS, dtype=np.int64),
-            "needed": np.ascontiguousarray(snapshot.table.needed, dtype=np.int32),  # (shares, ks) int32
-        }
-    )
-    digest = hashlib.sha256(data).hexdigest()
+    arrays: dict[str, NDArray[Any]] = {
+        "centroids": np.ascontiguousarray(snapshot.centroids, dtype=np.float32),  # (L, D) float32
+        "list_of": np.ascontiguousarray(snapshot.list_of, dtype=np.int32),  # (n,) int32
+        "fingerprints": np.ascontiguousarray(snapshot.fingerprints, dtype=np.uint64),  # (n,) uint64
+        "id_bytes": id_bytes,
+        "id_ends": id_ends,
+        "shares": np.array(SHARES, dtype=np.float64),
+        "ks": np.array(KS, dtype=np.int64),
+        "needed": np.ascontiguousarray(snapshot.table.needed, dtype=np.int32),  # (shares, ks) int32
+    }
+    digest, size = hashlib.sha256(), 0
+    for part in tensor_parts(arrays):
+        digest.update(part)
+        size += len(part)
+    file = DataFile(name=f"lists-{digest.hexdigest()[:16]}.safetensors", sha256=digest.hexdigest(), bytes=size)
     manifest = Manifest(
         format=FORMAT,
         format_version=VERSION,
@@ -119,9 +124,9 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
         counts=Counts(items=len(snapshot.item_ids), lists=lists),
         target=snapshot.table.target,
         gather_rows=snapshot.gather_rows,
-        file=DataFile(name=f"lists-{digest[:16]}.safetensors", sha256=digest, bytes=len(data)),
+        file=file,
     )
-    write_pair(folder, manifest, data)
+    write_pair(folder, manifest, tensor_parts(arrays))
 
 
 def _encode(item_ids: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -129,12 +134,13 @@ def _encode(item_ids: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int6
 
     In parts: one call over millions of ids would hold the interpreter's lock, and so searches, for as long.
     """
-    texts, lengths = [], [np.zeros(0, dtype=np.int64)]
+    texts, lengths = [np.zeros(0, dtype=np.uint8)], [np.zeros(0, dtype=np.int64)]
     for start in range(0, len(item_ids), _IDS_AT_ONCE):
         encoded = [item_id.encode() for item_id in item_ids[start : start + _IDS_AT_ONCE]]
-        texts.append(b"".join(encoded))
+        texts.append(np.frombuffer(b"".join(encoded), dtype=np.uint8))
         lengths.append(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
-    return np.frombuffer(b"".join(texts), dtype=np.uint8), np.cumsum(np.concatenate(lengths))
+        time.sleep(_PAUSE_SECONDS)  # gives the lock away; else others wait 5 ms for it, the interpreter's switch interval
+    return np.concatenate(texts), np.cumsum(np.concatenate(lengths))
 
 
 def load_snapshot(folder: Path, *, release_id: str, dim: int) -> Snapshot | None:

@@ -7,6 +7,7 @@ that no manifest names are removed after that.
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -64,11 +65,14 @@ class Manifest(_Part):
     file: DataFile
 
 
-def write_pair(folder: Path, manifest: Manifest, data: bytes) -> None:
-    """Replaces what is in `folder`. Raises OSError if that fails; the old pair is still whole then, or the new one is."""
+def write_pair(folder: Path, manifest: Manifest, data: Iterable[bytes | memoryview]) -> None:
+    """Replaces what is in `folder`; data: the data file, in parts, one behind the other.
+
+    Raises OSError if that fails; the old pair is still whole then, or the new one is.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / manifest.file.name, data)
-    _write(folder / MANIFEST, _manifest_bytes(manifest))
+    _write(folder / MANIFEST, [_manifest_bytes(manifest)])
     for path in folder.iterdir():
         stale = path.name.startswith("lists-") and path.name != manifest.file.name
         if stale or path.name.endswith(_PARTIAL):
@@ -140,11 +144,12 @@ def _json(values: dict[str, Any]) -> bytes:
     return (json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """Writes a file whole: beside its place, to disk, and then by rename, which is on disk too when this returns."""
     partial = path.with_name(path.name + _PARTIAL)
     with partial.open("wb") as target:
-        target.write(data)
+        for part in parts:
+            target.write(part)
         target.flush()
         os.fsync(target.fileno())
     partial.replace(path)

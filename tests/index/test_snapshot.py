@@ -258,7 +258,7 @@ def rewrite(folder: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
     (folder / "arrays").unlink()
     digest = hashlib.sha256(data).hexdigest()
     file = DataFile(name=f"lists-{digest[:16]}.safetensors", sha256=digest, bytes=len(data))
-    write_pair(folder, pair[0].model_copy(update={"file": file}), data)
+    write_pair(folder, pair[0].model_copy(update={"file": file}), [data])
 
 
 def data_file(folder: Path) -> Path:
