@@ -38,19 +38,22 @@ class SnapshotSaver:
         self._list_of: list[NDArray[np.int32]] = []
         self._fingerprints: list[NDArray[np.uint64]] = []
         self._thread: threading.Thread | None = None
+        self._written = False  # set by the thread when it has nothing left to do but to end
 
     def save(self, built: Built) -> None:
         """Wants a snapshot of the lists that are in use from now on. What is being read is given up."""
         self._wanted, self._built = built, None
 
     def step(self) -> bool:
-        """Reads the next slice; False if there is nothing to do now. Call it when changes are settled, as far as possible."""
+        """Reads the next slice, or settles one of the changes that wait; False if there is nothing to do now."""
         if self._thread is not None:
-            if self._thread.is_alive():
+            if not self._written:  # is_alive() would still be true in the step that the thread's own wake asks for
                 return False
             self._thread = None
         if self._built is None:
             self._begin()
+        elif self._index.settled < self._index.queued:
+            self._index.settle()  # first: else a changed row would be saved with the list of the row before
         elif self._at < self._index.slots.extent:
             self._read(self._built)
         else:
@@ -80,6 +83,7 @@ class SnapshotSaver:
     def _write(self, built: Built) -> None:
         parts = self._ids, self._list_of, self._fingerprints
         self._begin()
+        self._written = False
         self._thread = threading.Thread(target=self._write_aside, args=(built, *parts), name="index-snapshot", daemon=True)
         self._thread.start()
 
@@ -102,4 +106,5 @@ class SnapshotSaver:
         except Exception:
             _log.error("cannot save a snapshot to %s; the next start builds the index again", self._folder, exc_info=True)
         finally:
+            self._written = True
             self._wake()

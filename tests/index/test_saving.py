@@ -1,16 +1,20 @@
 """A live index is saved in slices, and a start after that knows the lists of what has not changed since."""
 
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from index.build import Built, build_lists
 from index.items import ItemIndex
 from index.saving import SnapshotSaver
 from index.snapshot import load_snapshot
 from tests.index.engines import ENGINES, unit_rows
+
+PATIENCE_S = 10.0
 
 
 def indexed(count: int = 10_000) -> tuple[ItemIndex, Built]:
@@ -95,6 +99,40 @@ def test_lists_that_take_the_others_place_are_saved_instead(tmp_path: Path):
     assert snapshot is not None
     np.testing.assert_array_equal(snapshot.centroids, built.lists.state.centroids)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_step_that_the_written_snapshot_wakes_goes_on_with_the_next(tmp_path: Path):
+    index, built = indexed(100)
+    woken, let_go = threading.Event(), threading.Event()
+
+    def wake() -> None:  # in the writing thread, which is still alive
+        woken.set()
+        let_go.wait(PATIENCE_S)
+
+    saver = SnapshotSaver(index, tmp_path, release_id="r", wake=wake)
+    saver.save(built)
+    while saver.step():
+        pass
+    saver.save(built)
+    assert woken.wait(PATIENCE_S)
+    assert saver.step()  # nothing would ask again
+    let_go.set()
+    saver.close()
+
+
+def test_a_changed_row_is_not_saved_with_the_list_of_the_row_before(tmp_path: Path):
+    index, built = indexed(500)
+    saver = SnapshotSaver(index, tmp_path, release_id="r")
+    saver.save(built)
+    assert saver.step()
+    changed = np.arange(0, 500, 2)
+    rows = unit_rows(250, 8, 8)
+    index.set_vectors(changed, rows)  # and not settled
+    saver.close()
+    snapshot = load_snapshot(tmp_path, release_id="r", dim=8)
+    assert snapshot is not None
+    known = snapshot.lists_for([f"item-{slot}" for slot in changed], rows)
+    np.testing.assert_array_equal(known, built.lists.nearest(torch.from_numpy(rows)))
 
 
 def test_a_disk_that_cannot_be_written_is_logged_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture):
