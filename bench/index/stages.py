@@ -17,7 +17,8 @@ def time_stages(engine: TowerbridgeExact, data: Data, timing: Timing) -> dict[st
     """Ratios at batch 16, all in turn: tile-max top-k against torch.topk on the same scores; a search against its matmul alone.
 
     `tile_topk` starts from scores in memory; a search takes the tiles' maxima block by block while the scores are in the cache,
-    and is left with what `tile_topk_of_maxima` does. The matmul alone is one `torch.mm` into memory that is there already, over the rows in one piece.
+    and is left with what `tile_topk_of_maxima` does. The matmul alone is one `torch.mm` into memory that is there already, over
+    the rows in one piece.
     """
     k = engine.setting.k
     queries = engine.prepare(np.resize(data.queries, (BATCH, data.queries.shape[1])))  # (16, D) float32
