@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from server.engine.exhaustion import Exhaustion
@@ -14,6 +15,8 @@ from server.engine.query import Answer, Query
 from server.errors import DeadlineExceeded, Unavailable
 
 _log = logging.getLogger(__name__)
+_SHARE = 0.1  # of the thread's time, for background work while others wait
+_STARVED_SECONDS = 0.05  # the longest that background work waits for others, whatever its share
 T = TypeVar("T")
 Steps = Generator[None, None, T]
 """Work in short steps, between which others' queries are answered."""
@@ -33,13 +36,32 @@ class _Stepped:
         self.steps = steps
 
 
+@dataclass(slots=True)
+class _Turn:
+    """What the thread does between two looks at what waits, in this order, and one step of a call before the background."""
+
+    calls: list[_Call]
+    queries: list[Query]
+    exact: list[Query]  # one at most
+    background: bool
+
+    @property
+    def waited(self) -> bool:
+        return bool(self.calls or self.queries or self.exact)
+
+
 class Engine:
     """Owns the accelerator, the index and the towers: everything that touches them runs on its one thread.
 
     Greedy batching: it never waits for more; a batch is what arrived while the one before was computed. Calls (changes of the
     index) run before the queries of their batch, in the order of submission, so a query sees what calls submitted before it did
-    in their first steps. Further steps of a call run one at a time, between batches. Background work runs only when nothing
-    else waits. If the thread dies every waiter fails and `on_death` is told.
+    in their first steps. Further steps of a call run one at a time, between batches.
+
+    Exact queries, which compare with every item, are for measuring: one of them runs after each batch, by itself, so that a
+    crowd of them holds up others by one at a time and no batch waits for one that came with it.
+
+    Background work runs when nothing else waits. While something always waits it has a tenth of the thread, a turn at a time:
+    a rebuild has to end under load too. If the thread dies every waiter fails and `on_death` is told.
     """
 
     def __init__(
@@ -50,15 +72,17 @@ class Engine:
         max_batch: int = 64,
         on_death: Callable[[], None] = lambda: None,
     ) -> None:
-        """answer: completes the futures of a batch. background: does a little work; False if there was none."""
+        """answer: completes the futures of a batch. background: does a millisecond of work; False if nothing is left."""
         self._answer = answer
         self._background = background
         self._max_batch = max_batch
         self._on_death = on_death
         self._queries: deque[Query] = deque()
+        self._exact: deque[Query] = deque()
         self._calls: deque[_Call] = deque()
         self._stepped: deque[_Stepped] = deque()
         self._poked = False
+        self._background_due = 0.0  # time.monotonic seconds: when it runs although others wait
         self._stopping = False
         self._dead = False
         self._memory = Exhaustion()
@@ -72,7 +96,7 @@ class Engine:
         """Queues a query."""
         with self._wake:
             self._refuse_if_over()
-            self._queries.append(query)
+            (self._exact if query.exact else self._queries).append(query)
             self._wake.notify()
         return query.future
 
@@ -114,35 +138,38 @@ class Engine:
             raise Unavailable("the engine has stopped; repeat the call on another server")
 
     def _run(self) -> None:
-        calls: list[_Call] = []
-        queries: list[Query] = []
+        turn = _Turn([], [], [], background=False)
         try:
             while True:
-                calls, queries, idle = self._next()
-                if not (calls or queries or idle or self._stepped):
+                turn = self._next()
+                if not (turn.waited or turn.background or self._stepped):
                     return
-                for call in calls:
+                for call in turn.calls:
                     self._run_call(call)
-                if queries:
-                    self._run_queries(queries)
+                for queries in (turn.queries, turn.exact):
+                    if queries:
+                        self._run_queries(queries)
                 if self._stepped and self._run_step(self._stepped[0]):
                     self._stepped.popleft()
-                if idle:
+                if turn.background:
                     self._run_background()
         except BaseException:
             _log.critical("the engine died; the server must be restarted", exc_info=True)
-            self._die([*calls, *queries])
+            self._die([*turn.calls, *turn.queries, *turn.exact])
 
-    def _next(self) -> tuple[list[_Call], list[Query], bool]:
-        """What is waiting; nothing at all means stop."""
+    def _next(self) -> _Turn:
+        """What is to be done next; nothing at all means stop."""
         with self._wake:
-            while not (self._calls or self._queries or self._stepped or self._poked or self._stopping):
+            while not (self._calls or self._queries or self._exact or self._stepped or self._poked or self._stopping):
                 self._wake.wait()
             calls = list(self._calls)
             self._calls.clear()
             queries = [self._queries.popleft() for _ in range(min(len(self._queries), self._max_batch))]
-            idle = self._poked and not (calls or queries or self._stepped or self._stopping)
-            return calls, queries, idle
+            turn = _Turn(calls, queries, [self._exact.popleft()] if self._exact else [], background=False)
+            if self._poked and not self._stopping:
+                others = turn.waited or self._stepped
+                turn.background = not others or time.monotonic() >= self._background_due
+            return turn
 
     def _run_queries(self, queries: list[Query]) -> None:
         now = time.monotonic()
@@ -169,12 +196,15 @@ class Engine:
     def _run_background(self) -> None:
         with self._wake:
             self._poked = False  # first, so that a poke during the work is not lost
+        started = time.monotonic()
         try:
             more = self._background()
         except Exception as error:
             _log.error("background work failed", exc_info=True)
             self._memory.refusal(error)
             more = False
+        ended = time.monotonic()
+        self._background_due = ended + min((ended - started) * (1 / _SHARE - 1), _STARVED_SECONDS)
         if more:
             self.poke()
 
@@ -206,10 +236,10 @@ class Engine:
     def _die(self, taken: list[Any]) -> None:
         with self._wake:
             self._dead = True
-            waiting = [*taken, *self._stepped, *self._calls, *self._queries]
-            self._stepped.clear()
-            self._calls.clear()
-            self._queries.clear()
+            queued = (self._stepped, self._calls, self._queries, self._exact)
+            waiting = [*taken, *(one for queue in queued for one in queue)]
+            for queue in queued:
+                queue.clear()
         try:
             for one in waiting:
                 with suppress(InvalidStateError):  # it is done, or its caller has just left

@@ -160,7 +160,7 @@ def test_an_error_in_one_batch_fails_that_batch_only(engine: Engine, answers: An
     assert "a batch of 2 queries failed" in caplog.text
 
 
-def test_background_work_runs_only_when_nothing_else_waits(answers: Answers):
+def test_background_work_runs_after_what_waits(answers: Answers):
     done: list[str] = []
     left = [3]
     idle = threading.Event()
