@@ -30,7 +30,7 @@ def tensor_parts(arrays: Mapping[str, NDArray[Any]]) -> Iterator[bytes | memoryv
     ordered = sorted(arrays.items(), key=lambda one: (order.index(one[1].dtype.name), one[0]))
     yield _header(ordered)
     for _, array in ordered:
-        data = memoryview(array.reshape(-1).view(np.uint8))
+        data = array.reshape(-1).view(np.uint8).data
         for start in range(0, len(data), PART_BYTES):
             yield data[start : start + PART_BYTES]
 
