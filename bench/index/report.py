@@ -67,7 +67,7 @@ def _streaming(rows: Any) -> list[str]:
     lines = ["", "streaming: recall (p50 ms) at checkpoints"] if rows else []
     for row in rows:
         points = "  ".join(f"{point['recall']:.4f} ({point['p50_ms']:.3f})" for point in row["checkpoints"])
-        lines.append(f"  {row['engine']:18} {points}")
+        lines.append(f"  {row['engine']:18} {points}{'  (stopped)' if row['stopped'] else ''}")
     return lines
 
 

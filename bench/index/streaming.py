@@ -15,8 +15,9 @@ from bench.index.truth import find_truth, recall
 
 STEP = 64
 """Inserts of a step, and deletes; then a quarter as many searches, one by one."""
-CHECKPOINTS = 5
-_INSERTS_MAX = 50_000
+CHECKPOINTS = 10
+_INSERTS_MAX = 250_000
+_SECONDS_MAX = 60.0
 
 
 def stream(
@@ -25,8 +26,9 @@ def stream(
     """Runs the runbook on each kind of engine that takes changes, one after the other.
 
     It starts from the first half of the items. A step inserts the next 64, deletes the 64 that are there longest, and searches
-    16 times, until the items are used up or 50,000 were inserted. At checkpoints, recall is that of all queries among the items
-    that live then; p50 is that of the searches since the last one. efforts: what reached the target recall on all items.
+    16 times, until the items are used up or 250,000 were inserted. An engine that needs more than a minute ends with the
+    checkpoints that it got to, and `stopped` says so. At checkpoints, recall is that of all queries among the items that live
+    then; p50 is that of the searches since the last one. efforts: what reached the target recall on all items.
     """
     rows: list[dict[str, Any]] = []
     for kind in tqdm([kind for kind in kinds if kind.changes], desc="streaming", leave=False, disable=None):
@@ -34,18 +36,20 @@ def stream(
         half = len(data.vectors) // 2
         engine.build(np.ascontiguousarray(data.vectors[:half]))
         engine.set_effort(efforts[engine.name])
-        rows.append({"engine": engine.name, "checkpoints": _run(engine, data, half)})
+        checkpoints, stopped = _run(engine, data, half)
+        rows.append({"engine": engine.name, "checkpoints": checkpoints, "stopped": stopped})
     return rows
 
 
-def _run(engine: Engine, data: Data, half: int) -> list[dict[str, float]]:
+def _run(engine: Engine, data: Data, half: int) -> tuple[list[dict[str, float]], bool]:
     first, end = 0, half  # the items in [first, end) live
     last = min(len(data.vectors), half + _INSERTS_MAX)
     edges = np.linspace(half, last, CHECKPOINTS + 1).astype(int)[1:].tolist()
     checkpoints = [_checkpoint(engine, data, first, end, 0, _search(engine, data, 0, max(1, STEP // 4)))]
     operations, searches = 0, 0
     times: list[float] = []
-    while end < last:
+    started = time.monotonic()
+    while end < last and time.monotonic() - started < _SECONDS_MAX:
         inserted = np.arange(end, min(end + STEP, last))
         engine.upsert(inserted, data.vectors[inserted])
         settle(engine)
@@ -57,11 +61,11 @@ def _run(engine: Engine, data: Data, half: int) -> list[dict[str, float]]:
         times += _search(engine, data, searches, count)
         searches += count
         operations += 2 * len(inserted) + count
-        if end >= edges[0]:
+        if end >= edges[0] or time.monotonic() - started >= _SECONDS_MAX:
             checkpoints.append(_checkpoint(engine, data, first, end, operations, times))
             times = []
             edges = [edge for edge in edges if edge > end]
-    return checkpoints
+    return checkpoints, end < last
 
 
 def _search(engine: Engine, data: Data, start: int, count: int) -> list[float]:
