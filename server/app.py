@@ -36,6 +36,7 @@ from server.catalogue.text_worker import TextWorker
 from server.config import TENANT, Config
 from server.engine.batch import BatchComputer
 from server.engine.engine import Engine
+from server.engine.turns import Turns
 from server.errors import ServiceError, StartupError
 from server.journal.database import open_journal
 from server.journal.writer import JournalWriter
@@ -100,7 +101,7 @@ class App:
         computer = BatchComputer(self._release, self._histories, self._refresher, clock_us=self._clock_us)
         self._engine = Engine(
             computer.answer,
-            background=lambda: (config.users.refresh and computer.refresh()) or self.live.live_index.upkeep(),
+            background=Turns(lambda: config.users.refresh and computer.refresh(), lambda: self.live.live_index.upkeep()),
             max_batch=config.engine.max_batch,
             on_death=self._not_serving,
         )
@@ -152,7 +153,7 @@ class App:
     def start(self) -> None:
         """Serves; health says SERVING, and the first request is as fast as any."""
         self._engine.start()
-        self._engine.call(self.live.live_index.take_over).result()
+        self._engine.call(lambda: self.live.live_index.take_over(threads=self._config.engine.threads)).result()
         self._journal.start()
         # What was loaded lives as long as the server: a full collection that visits it would stop every request.
         gc.collect()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from index.slots import SlotTable
 from index.snapshot import load_snapshot
 from index.snapshot_files import SnapshotError
 from server.config import Index
+from server.engine.turns import Turns
 
 _log = logging.getLogger(__name__)
 QUERIES = 1024
@@ -100,11 +102,12 @@ class LiveIndex:
             threshold=settings.recall - settings.recall_margin,
             share=settings.sampled_share,
             wake=wake,
-            on_alarm=self._recall_fell,
+            on_alarm=wake,
         )
         self.items.watchers.append(self.recall)
-        self._wake = wake
         self._next_remedy = 0
+        self.upkeep = Turns(self.items.settle, self._build, self._save, self._watch)
+        """Does one job for about a millisecond, in turns; False if nothing is left."""
 
     def prepare(self) -> None:
         """Makes the index ready to be searched: from the snapshot if it fits, or built now. Once, when the items are placed."""
@@ -112,18 +115,11 @@ class LiveIndex:
             _log.info("building the index of %d items", len(self.items.slots))
             self.rebuild.finish()
 
-    def take_over(self) -> None:
-        """The calling thread is the owner from now on."""
+    def take_over(self, *, threads: int) -> None:
+        """The calling thread is the owner from now on. threads: of one search on the CPU."""
+        faiss.omp_set_num_threads(threads)  # OpenMP keeps it for each thread that calls it
         if self._gpu is not None:
             self._gpu.hand_over()
-
-    def upkeep(self) -> bool:
-        """Does about a millisecond of what can wait; False if nothing is left."""
-        if self.items.settle():
-            return True
-        rebuilding = self.rebuild is not None and self.rebuild.step()
-        saving = self._saver is not None and self._saver.step()
-        return self.recall.step() or rebuilding or saving
 
     def close(self) -> None:
         """Ends what runs in threads of its own, and completes a snapshot that was begun."""
@@ -180,12 +176,27 @@ class LiveIndex:
         if self._saver is not None:
             self._saver.save(built)
 
-    def _recall_fell(self) -> None:
-        # At most once in so many samples: lists that fall short again and again would be built without end.
-        if self.rebuild is not None and self.recall.measured >= self._next_remedy:
+    def _build(self) -> bool:
+        if self.rebuild is None:
+            return False
+        if self._remedy_due():
             self._next_remedy = self.recall.measured + _SAMPLES_BETWEEN_REMEDIES
             self.rebuild.start()
-            self._wake()
+        return self.rebuild.step()
+
+    def _save(self) -> bool:
+        return self._saver is not None and self._saver.step()
+
+    def _watch(self) -> bool:
+        return self.recall.step() or self._remedy_due()
+
+    def _remedy_due(self) -> bool:
+        """Whether to build anew since recall is low: as long as it is, but at most once in so many samples.
+
+        Lists that fall short again and again would be built without end.
+        """
+        waited = self.recall.measured >= self._next_remedy
+        return self.recall.alarm and waited and self.rebuild is not None and not self.rebuild.running
 
     def _searchable(self) -> NDArray[np.int64]:
         extent = np.arange(self.items.slots.extent)
