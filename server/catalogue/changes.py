@@ -20,6 +20,7 @@ from server.users.histories import Histories
 from server.users.vectors import Refresher
 
 T = TypeVar("T")
+_ROWS_AT_ONCE = 64  # through the item tower between two batches of queries
 
 
 class Upserted(NamedTuple):
@@ -53,7 +54,7 @@ class CatalogueChanges:
         contents = self._encode_texts(contents, deadline)
         attributes = [filterable(one.attributes, one.categories) for one in contents]
         release = self._release()
-        has_vector, vectors = _wait(self._engine.call(lambda: release.item_vectors.compute(contents)), deadline)
+        has_vector, vectors = _wait(self._engine.call_in_steps(lambda: _compute(release, contents)), deadline)
 
         def publish(outcomes: Sequence[UpsertOutcome]) -> tuple[Sequence[UpsertOutcome], Future[None]]:
             return outcomes, self._publish_upserts(release, outcomes, has_vector, vectors, attributes)
@@ -69,11 +70,13 @@ class CatalogueChanges:
         def publish(removed: Sequence[str]) -> tuple[Sequence[str], Future[None]]:
             release = self._release()
             ordinals = [self._catalogue.remove(item_id) for item_id in removed]
-            visible = self._change(release, lambda: release.withdraw_items(list(removed)))
-            for ordinal in ordinals:
-                if not self._histories.references(ordinal):
-                    self.free(ordinal)
-            return removed, visible
+            unreferenced = [ordinal for ordinal in ordinals if not self._histories.references(ordinal)]
+
+            def change() -> None:
+                release.withdraw_items(list(removed))
+                release.free_items(unreferenced)  # at once: if an item came back in between, a history could refer to it
+
+            return removed, self._change(release, change)
 
         removed, visible = _wait(self._journal.submit(RemoveItems(item_ids, publish)), deadline)
         _wait(visible, deadline)
@@ -96,7 +99,7 @@ class CatalogueChanges:
         """Gives back the place of a removed item that no history refers to any more. It does nothing for a live item."""
         if self._catalogue.get(self._catalogue.item_id(ordinal)) is None:
             release = self._release()
-            self._change(release, lambda: release.free_item(ordinal))
+            self._change(release, lambda: release.free_items([ordinal]))
 
     def _change(self, release: Release, change: Callable[[], None]) -> Future[None]:
         """Changes the index before any query that is asked later; the future ends when every search shows the change.
@@ -141,6 +144,15 @@ class CatalogueChanges:
                 self._refresher.mark(person_key)
         self._engine.poke()
         return visible
+
+
+def _compute(release: Release, contents: Sequence[ItemContent]) -> Steps[tuple[NDArray[np.bool_], NDArray[np.float32]]]:
+    """`ItemVectors.compute` in steps."""
+    parts = [release.item_vectors.compute(contents[:_ROWS_AT_ONCE])]
+    for start in range(_ROWS_AT_ONCE, len(contents), _ROWS_AT_ONCE):
+        yield
+        parts.append(release.item_vectors.compute(contents[start : start + _ROWS_AT_ONCE]))
+    return np.concatenate([has for has, _ in parts]), np.concatenate([vectors for _, vectors in parts])
 
 
 def _wait(future: Future[T], deadline: float) -> T:

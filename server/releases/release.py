@@ -160,11 +160,10 @@ class Release:
         self._placement.slots.columns.clear(slots)
         self.index.changed(slots)
 
-    def free_item(self, ordinal: int) -> None:
-        """Gives back the slot of a removed item that no history refers to any more."""
-        slot = self._placement.free(ordinal)
-        if slot >= 0:
-            self.index.clear_vectors(np.array([slot]))
+    def free_items(self, ordinals: Sequence[int]) -> None:
+        """Gives back the slots of removed items that no history refers to any more; live items keep theirs."""
+        slots = np.array([self._placement.free(ordinal) for ordinal in ordinals], dtype=np.int64)
+        self.index.clear_vectors(slots[slots >= 0])
 
     def set_available(self, changes: list[tuple[str, bool]]) -> None:
         """Marks live items as available or not. No later search returns one that is not; others are found once settled."""
