@@ -1,4 +1,4 @@
-"""Live recall: a share of the answered queries is compared with exact search, when nothing else waits."""
+"""Live recall: a share of the answered queries is compared with exact search, in the background."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ class RecallMonitor:
     """Watches an index: how many of the true k best hits its answers have, on a random share of its queries.
 
     It belongs to the index's owner thread; `recall`, `samples`, `measured`, `skipped` and `alarm` may be read by any. Put it
-    into `ItemIndex.watchers`, and call `step` when nothing waits. An exact engine is measured too: that costs no more, and
+    into `ItemIndex.watchers`, and call `step` in the background. An exact engine is measured too: that costs no more, and
     shows that the measurement and the engine agree.
 
     Slots that have changed since an answer, or whose change had not been settled when it was given, are left out.

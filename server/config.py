@@ -80,7 +80,7 @@ class Index(_Section):
     recall_margin: Annotated[float, Field(ge=0.005, le=0.5)] = 0.05
     """When recall on live queries falls this far below `recall`, a warning is logged and the index is built anew, aside."""
     sampled_share: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Of the queries, how many are compared with exact search when nothing else waits; 0 turns it off."""
+    """Of the queries, how many are compared with exact search in the background; 0 turns it off."""
     rows: Literal["float32", "float16"] = "float32"
     """How item vectors are kept. float16 halves their memory; scores are exact to about 0.001 then."""
     snapshots: bool = True

@@ -40,7 +40,7 @@ _SAMPLES_BETWEEN_REMEDIES = 1000
 class LiveIndex:
     """The engine's thread owns it, after start. `items` is what is searched.
 
-    Start: construct, place the items, `prepare`. Then `upkeep` whenever nothing waits.
+    Start: construct, place the items, `prepare`. Then `upkeep` in the background.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class LiveIndex:
         if built.recall < self._settings.recall - self._settings.recall_margin:
             _log.warning("the saved lists reach a recall of %.3f only; the index is built anew", built.recall)
             return False
-        rebuild.adopt(built)
+        rebuild.adopt(built, made_for=len(snapshot.item_ids))
         _log.info("took the lists of %d items from the snapshot in %.1f s", len(slots), time.monotonic() - started)
         return True
 
