@@ -9,7 +9,7 @@ from server.errors import ResourceExhausted
 
 _log = logging.getLogger(__name__)
 _AT_MOST_IN_A_ROW = 3
-_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "bad_alloc", "Failed to allocate")
 
 
 class DeviceLost(Exception):
@@ -50,7 +50,7 @@ class Exhaustion:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Torch and cupy have classes of their own; FAISS and cuBLAS leave it to the words of a RuntimeError."""
+    """Torch on CUDA and cupy have classes of their own; torch on a CPU, FAISS and cuBLAS leave it to a RuntimeError's words."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
