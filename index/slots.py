@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.filters.columns import AttributeColumns
+from index.growth import grown, longer
 
 
 class SlotTable:
@@ -15,6 +16,9 @@ class SlotTable:
     while it is live and available. A removed item keeps its slot, so that its vector stays readable for histories that refer
     to it, until `free`.
 
+    It grows when it is full, which copies everything: 10 ms a million slots. A `capacity` with room to spare puts that off, and
+    costs memory only as it is used.
+
     One thread writes; others may read single entries, which are replaced whole.
     """
 
@@ -22,7 +26,7 @@ class SlotTable:
         self._slot_of: dict[str, int] = {}
         self._free: list[int] = []
         self.extent = 0  # one past the highest slot ever used
-        self.ids: NDArray[np.object_] = np.full(capacity, None, dtype=object)  # (capacity,) item id or None
+        self.ids: NDArray[np.object_] = np.empty(capacity, dtype=object)  # (capacity,) item id or None
         self.live: NDArray[np.bool_] = np.zeros(capacity, dtype=bool)  # (capacity,)
         self.available: NDArray[np.bool_] = np.zeros(capacity, dtype=bool)  # (capacity,)
         self.columns = AttributeColumns(capacity)  # what filters compare; a slot's attributes are cleared with its item
@@ -81,8 +85,8 @@ class SlotTable:
         self.columns.clear_one(slot)
         self._free.append(slot)
 
-    def eligible(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the slots may be returned as candidates: (n,) bool."""
+    def eligible(self, slots: NDArray[np.int64] | slice) -> NDArray[np.bool_]:
+        """Which of the slots, or of a slice of n, may be returned as candidates: (n,) bool."""
         eligible: NDArray[np.bool_] = self.live[slots] & self.available[slots]
         return eligible
 
@@ -92,14 +96,13 @@ class SlotTable:
             self.columns.clear_one(slot)  # whatever was written to it since it was freed is not the next item's
             return slot
         if self.extent == len(self.ids):
-            self._grow(2 * self.extent)
+            self._grow(grown(self.extent))
         self.extent += 1
         return self.extent - 1
 
     def _grow(self, capacity: int) -> None:
         # New arrays, assigned one by one: a reader in another thread sees an old array or a new one, both valid for its slots.
-        added = capacity - len(self.ids)
-        self.ids = np.concatenate([self.ids, np.full(added, None, dtype=object)])
-        self.live = np.concatenate([self.live, np.zeros(added, dtype=bool)])
-        self.available = np.concatenate([self.available, np.zeros(added, dtype=bool)])
+        self.ids = longer(self.ids, capacity)
+        self.live = longer(self.live, capacity)
+        self.available = longer(self.available, capacity)
         self.columns.grow(capacity)

@@ -1,7 +1,6 @@
 """Attributes of items as columns by slot."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -9,19 +8,11 @@ from numpy.typing import NDArray
 
 from index.filters.filter import Kind
 from index.filters.keywords import Keywords
-
-Value = str | bool | int | float | datetime | Sequence[str]
-"""What an attribute can be; a datetime without a time zone is in UTC."""
+from index.filters.values import DTYPES, Group, Grouped, Value, group
+from index.growth import longer
 
 NAMES_MAX = 256
 """Attributes that have a column: each takes up to some ten bytes a slot."""
-KEYWORD_BYTES = 256
-"""A longer string is kept nowhere here and cannot be compared: a description is not a keyword."""
-KEYWORDS_MAX = 64
-"""Keywords of one attribute of one item; a longer list cannot be compared."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class Column:
@@ -34,20 +25,23 @@ class Column:
         # By kind, each made when it is first needed: (capacity,) float64, bool, int64 microseconds.
         self.plain: dict[Kind, NDArray[Any]] = {}
 
-    def put(self, kind: Kind, slots: NDArray[np.int64], values: list[Any]) -> None:
-        """Writes values of one kind into slots that hold nothing: (n,) int64, each slot once."""
-        if kind is Kind.KEYWORDS:
-            self.keywords.put(slots, values)
-        elif kind is not Kind.OTHER:
+    def put(self, slots: NDArray[np.int64], held: Group) -> None:
+        """Writes values of one kind into slots that hold nothing: (n,) int64, each slot once, and n values."""
+        kind = held.kind
+        if held.words is not None:
+            self.keywords.put(slots, held.words)
+        elif held.plain is not None:
             if kind not in self.plain:
-                self.plain[kind] = np.zeros(len(self.kind), dtype=_DTYPES[kind])
-            self.plain[kind][slots] = values
+                self.plain[kind] = np.zeros(len(self.kind), dtype=DTYPES[kind])
+            self.plain[kind][slots] = held.plain
         self.kind[slots] = kind
         self.counts[kind] += len(slots)
 
     def clear(self, slots: NDArray[np.int64]) -> None:
         """Empties slots: (n,) int64, each slot once."""
         kinds = self.kind[slots]
+        if not kinds.any():
+            return
         counts = np.bincount(kinds, minlength=len(Kind))
         counts[Kind.ABSENT] = 0
         self.counts -= counts
@@ -58,9 +52,8 @@ class Column:
         self.kind[slots] = Kind.ABSENT
 
     def grow(self, capacity: int) -> None:
-        added = capacity - len(self.kind)
-        self.kind = np.pad(self.kind, (0, added))
-        self.plain = {kind: np.pad(values, (0, added)) for kind, values in self.plain.items()}
+        self.kind = longer(self.kind, capacity)
+        self.plain = {kind: longer(values, capacity) for kind, values in self.plain.items()}
         self.keywords.grow(capacity)
 
 
@@ -88,24 +81,37 @@ class AttributeColumns:
         """
         if len(slots) != len(attributes):
             raise ValueError(f"expected attributes for {len(slots)} slots, got {len(attributes)}")
-        last = dict(zip(slots.tolist(), attributes, strict=True))
-        if last and not (min(last) >= 0 and max(last) < len(self._holds)):
+        self.write(slots, group(attributes))
+
+    def write(self, slots: NDArray[np.int64], grouped: Grouped, items: NDArray[np.int64] | None = None) -> None:
+        """`set`, with attributes that were grouped before: 1,000 items with 7 attributes take about a millisecond.
+
+        items: the place in the batch of each slot's item, (n,) int64; by default all, in order. Items that are not named are
+        left out. Raises ValueError as `set` does.
+        """
+        items = np.arange(grouped.count) if items is None else items
+        if len(slots) != len(items):
+            raise ValueError(f"expected attributes for {len(slots)} slots, got {len(items)}")
+        if not len(slots):
+            return
+        if not (slots.min() >= 0 and slots.max() < len(self._holds)):
             raise ValueError(f"slots must be 0 to {len(self._holds) - 1}")
-        values: dict[tuple[str, Kind], tuple[list[int], list[Any]]] = {}
-        for slot, mapping in last.items():
-            for name, value in mapping.items():
-                kind, plain = _plain(value)
-                if kind is not Kind.ABSENT:
-                    at, held = values.setdefault((name, kind), ([], []))
-                    at.append(slot)
-                    held.append(plain)
-        self.clear(slots)
-        for (name, kind), (at, held) in values.items():
-            column = self._column(name)
-            if column is not None:
-                places = np.array(at, dtype=np.int64)
-                column.put(kind, places, held)
-                self._holds[places] = True
+        last = len(slots) - 1 - np.unique(slots[::-1], return_index=True)[1]
+        self.clear(slots[last])
+        slot_of = np.full(grouped.count, -1, dtype=np.int64)  # by item
+        slot_of[items[last]] = slots[last]
+        for held in grouped.groups:
+            self._put(slot_of[held.items], held)
+
+    def _put(self, slots: NDArray[np.int64], held: Group) -> None:
+        """Writes one group: (n,) int64 slots that hold nothing, -1 for an item that is left out."""
+        kept = slots >= 0
+        if not kept.all():
+            slots, held = slots[kept], held.only(kept)
+        column = self._column(held.name) if len(slots) else None
+        if column is not None:
+            column.put(slots, held)
+            self._holds[slots] = True
 
     def clear(self, slots: NDArray[np.int64]) -> None:
         """Forgets all attributes of the slots: (n,) int64. Nothing of them can be read again."""
@@ -124,7 +130,7 @@ class AttributeColumns:
 
     def grow(self, capacity: int) -> None:
         """Makes room for slots below `capacity`."""
-        self._holds = np.pad(self._holds, (0, capacity - len(self._holds)))
+        self._holds = longer(self._holds, capacity)
         for column in self._columns.values():
             column.grow(capacity)
 
@@ -136,35 +142,3 @@ class AttributeColumns:
                 return None
             column = self._columns[name] = Column(len(self._holds))
         return column
-
-
-_DTYPES = {Kind.NUMBER: np.float64, Kind.BOOLEAN: np.bool_, Kind.TIMESTAMP: np.int64}
-
-
-def microseconds(moment: datetime) -> int:
-    """Microseconds since 1970, UTC."""
-    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return (aware - _EPOCH) // _MICROSECOND
-
-
-def _plain(value: Value) -> tuple[Kind, Any]:
-    """The kind of a value, and the value as its column takes it."""
-    if isinstance(value, str):
-        return (Kind.KEYWORDS, (value,)) if _is_keyword(value) else (Kind.OTHER, None)
-    if isinstance(value, bool):
-        return Kind.BOOLEAN, value
-    if isinstance(value, int | float):
-        # NaN compares with nothing, so it must not count as a number that a range rules out and must_not lets in.
-        return (Kind.NUMBER, float(value)) if value == value else (Kind.OTHER, None)
-    if isinstance(value, datetime):
-        return Kind.TIMESTAMP, microseconds(value)
-    if isinstance(value, list | tuple):
-        if not value:
-            return Kind.ABSENT, None
-        if len(value) <= KEYWORDS_MAX and all(isinstance(one, str) and _is_keyword(one) for one in value):
-            return Kind.KEYWORDS, tuple(dict.fromkeys(value))
-    return Kind.OTHER, None
-
-
-def _is_keyword(value: str) -> bool:
-    return len(value) <= KEYWORD_BYTES and len(value.encode(errors="surrogatepass")) <= KEYWORD_BYTES

@@ -24,18 +24,18 @@ _FEW = 4  # wanted values that are compared one by one rather than looked up
 def evaluate(
     filter: Filter,
     table: SlotTable,
-    slots: NDArray[np.int64] | None = None,
+    slots: NDArray[np.int64] | slice | None = None,
     *,
     xp: ModuleType = np,
     known: IdSlots = MappingProxyType({}),
 ) -> Any:  # an array of xp
-    """Which slots hold a live item that passes the filter: (extent,) bool, or (n,) bool for (n,) int64 slots.
+    """Which slots hold a live item that passes the filter: (extent,) bool, or (n,) bool for (n,) int64 slots or a slice of n.
 
-    Availability and vectors are others' to check. A slot that the table does not have passes nothing. known: what need not be
-    looked up again among all slots.
+    Availability and vectors are others' to check. A slot that the table does not have passes nothing. A slice has a start, and
+    a stop within the extent. known: what need not be looked up again where all slots or a slice are asked for.
     """
-    if slots is None:
-        return _Evaluation(table, None, xp, known).run(filter)
+    if slots is None or isinstance(slots, slice):
+        return _Evaluation(table, slice(0, table.extent) if slots is None else slots, xp, known).run(filter)
     inside = (slots >= 0) & (slots < table.extent)
     if inside.all():
         return _Evaluation(table, slots, xp).run(filter)
@@ -63,14 +63,13 @@ def check_comparable(filter: Filter, columns: AttributeColumns) -> None:
 
 class _Evaluation:
     def __init__(
-        self, table: SlotTable, slots: NDArray[np.int64] | None, xp: ModuleType, known: IdSlots = MappingProxyType({})
+        self, table: SlotTable, slots: NDArray[np.int64] | slice, xp: ModuleType, known: IdSlots = MappingProxyType({})
     ) -> None:
         self._table = table
         self._columns = table.columns
         self._slots = slots
         self._xp = xp
         self._known = known
-        self._count = table.extent if slots is None else len(slots)
         self._live = self._part(table.live)
         self._none = xp.zeros_like(self._live)  # (n,) bool, all false
         self._refused = self._none  # which slots hold an attribute in a kind that cannot be compared
@@ -156,30 +155,34 @@ class _Evaluation:
             return found
         table = None
         if len(codes) > _FEW:
-            is_wanted = np.zeros(keywords.code_count + 1, dtype=bool)  # by code + 1; padding is not wanted
-            is_wanted[codes + 1] = True
+            is_wanted = np.zeros(keywords.code_count, dtype=bool)  # by code; padding is not wanted
+            is_wanted[codes] = True
             table = xp.asarray(is_wanted)
-        for row in keywords.codes:  # (capacity,) int32: the first keyword of each slot, the second, ...
+        for row in keywords.rows:  # (capacity,) int32: the first keyword of each slot, the second, ...
             held = self._part(row)
             if table is not None:
-                found = found | xp.take(table, held + 1)
+                found = found | xp.take(table, held)
                 continue
             for code in codes.tolist():
                 found = found | (held == code)
+        if keywords.long.count:
+            found = found | xp.asarray(keywords.long.holding(self._slots, codes, keywords.code_count))
         return found
 
     def _is_among(self, item_ids: frozenset[str]) -> Any:
-        if self._slots is None:
-            among = np.zeros(self._count, dtype=bool)
+        if isinstance(self._slots, slice):
+            start, stop = self._slots.start, self._slots.stop
             known = self._known.get(item_ids)
-            among[self._table.slots(tuple(item_ids)) if known is None else known] = True
+            slots = self._table.slots(tuple(item_ids)) if known is None else known
+            among = np.zeros(stop - start, dtype=bool)
+            among[slots[(slots >= start) & (slots < stop)] - start] = True
         else:
             among = np.fromiter((one in item_ids for one in self._table.ids[self._slots].tolist()), dtype=bool)
         return self._xp.asarray(among)
 
     def _part(self, column: NDArray[Any]) -> Any:
         """The slots' part of a column: (capacity,) -> (n,) of xp."""
-        return self._xp.asarray(column[: self._count] if self._slots is None else column[self._slots])
+        return self._xp.asarray(column[self._slots])
 
 
 _NAMES = {

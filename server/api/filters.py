@@ -9,8 +9,8 @@ from typing import Literal
 
 from towerbridge.v1 import filter_pb2
 
-from index.filters.columns import KEYWORD_BYTES
 from index.filters.filter import Condition, Exists, Filter, MatchAny, Nested, Range, TimeRange
+from index.filters.values import KEYWORD_BYTES
 from server.errors import InvalidField
 from server.fields import ID_BYTES, check_count, check_id, check_text, check_time
 

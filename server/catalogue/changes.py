@@ -1,14 +1,15 @@
 """Changes of the catalogue: computed, made durable, then visible to every search."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.attributes import Value, filterable
+from index.filters.values import Grouped, group
+from server.catalogue.attributes import filterable
 from server.catalogue.catalogue import Catalogue
 from server.catalogue.text_worker import TextWorker
 from server.engine.engine import Engine, Steps
@@ -52,7 +53,8 @@ class CatalogueChanges:
     def upsert(self, contents: Sequence[ItemContent], deadline: float) -> list[Upserted]:
         """Adds or replaces items; one result for each, in order. deadline: time.monotonic seconds."""
         contents = self._encode_texts(contents, deadline)
-        attributes = [filterable(one.attributes, one.categories) for one in contents]
+        # On this thread: what is left for the engine's is to write arrays.
+        attributes = group([filterable(one.attributes, one.categories) for one in contents])
         release = self._release()
         has_vector, vectors = _wait(self._engine.call_in_steps(lambda: _compute(release, contents)), deadline)
 
@@ -132,7 +134,7 @@ class CatalogueChanges:
         outcomes: Sequence[UpsertOutcome],
         has_vector: NDArray[np.bool_],
         vectors: NDArray[np.float32],
-        attributes: Sequence[Mapping[str, Value]],
+        attributes: Grouped,
     ) -> Future[None]:
         items = [(one.stored.ordinal, one.stored.content.item_id, one.stored.available) for one in outcomes]
         # The engine first: it places the items before any query that is asked after the histories know them.

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from index.growth import grown, longer
 from index.slots import SlotTable
 
 
@@ -12,15 +13,23 @@ class Placement:
     Owned by the engine's thread.
     """
 
-    def __init__(self) -> None:
-        self.slots = SlotTable()
-        self._slot_of: NDArray[np.int64] = np.full(1024, -1, dtype=np.int64)  # by ordinal
+    def __init__(self, *, items: int = 0, ordinals: int = 0) -> None:
+        """items, ordinals: how many there are, so that the tables need not grow before there are half as many more."""
+        self.slots = SlotTable(capacity=max(1024, items + items // 2))
+        # By ordinal, slot + 1, 0 where there is none: what is not written yet takes no memory.
+        self._slot_of: NDArray[np.int64] = np.zeros(max(1024, ordinals + ordinals // 2), dtype=np.int64)
+        # By slot; of a free slot it means nothing.
+        self._ordinal_of: NDArray[np.int64] = np.zeros(len(self.slots.ids), dtype=np.int64)
+
+    def ordinals_of(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ordinals by slot: (n,) int64 slots that are taken -> (n,) int64."""
+        return self._ordinal_of[slots]
 
     def slots_of(self, ordinals: NDArray[np.integer]) -> NDArray[np.int64]:
         """Slots by ordinal, -1 where there is none: (n,) -> (n,) int64."""
         found = np.full(len(ordinals), -1, dtype=np.int64)
         inside = ordinals < len(self._slot_of)
-        found[inside] = self._slot_of[ordinals[inside]]
+        found[inside] = self._slot_of[ordinals[inside]] - 1
         return found
 
     def place(self, ordinal: int, item_id: str, *, available: bool) -> int:
@@ -31,7 +40,10 @@ class Placement:
             return slot
         slot = self.slots.insert(item_id, available=available)
         self._reserve(ordinal + 1)
-        self._slot_of[ordinal] = slot
+        self._slot_of[ordinal] = slot + 1
+        if slot >= len(self._ordinal_of):
+            self._ordinal_of = longer(self._ordinal_of, len(self.slots.ids))
+        self._ordinal_of[slot] = ordinal
         return slot
 
     def withdraw(self, item_id: str) -> int:
@@ -44,14 +56,12 @@ class Placement:
         if slot < 0 or self.slots.live[slot]:
             return -1
         self.slots.free(slot)
-        self._slot_of[ordinal] = -1
+        self._slot_of[ordinal] = 0
         return slot
 
     def _slot(self, ordinal: int) -> int:
-        return int(self._slot_of[ordinal]) if ordinal < len(self._slot_of) else -1
+        return int(self._slot_of[ordinal]) - 1 if ordinal < len(self._slot_of) else -1
 
     def _reserve(self, ordinals: int) -> None:
         if ordinals > len(self._slot_of):
-            grown = np.full(max(ordinals, 2 * len(self._slot_of)), -1, dtype=np.int64)
-            grown[: len(self._slot_of)] = self._slot_of
-            self._slot_of = grown
+            self._slot_of = longer(self._slot_of, max(ordinals, grown(len(self._slot_of))))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.bundle import Bundle
+from index.filters.values import group
 from server.catalogue.attributes import filterable, from_bundle, to_json
 from server.catalogue.catalogue import Catalogue, as_catalogue_item
 from server.catalogue.placement import Placement
@@ -54,8 +55,11 @@ def load_views(
     Items whose text this release's encoder has not read yet are encoded here, and their embeddings kept. Raises ChoiceError or
     MemoryPlanError if the index that is configured cannot be had.
     """
-    placement, user_vectors = Placement(), UserVectors()
     items = list(load_items(file.connection))
+    placement = Placement(
+        items=sum(item.removed_at is None for item in items), ordinals=max((item.ordinal for item in items), default=-1) + 1
+    )
+    user_vectors = UserVectors()
     live_index = LiveIndex(
         placement.slots,
         bundle.manifest.dim,
@@ -122,7 +126,7 @@ def _encode_texts(file: JournalFile, release: Release, worker: TextWorker | None
 
 
 def _place(release: Release, items: list[StoredItem], has_vector: NDArray[np.bool_], vectors: NDArray[np.float32]) -> None:
-    attributes = [filterable(item.content.attributes, item.content.categories) for item in items]
+    attributes = group([filterable(item.content.attributes, item.content.categories) for item in items])
     placed = [(item.ordinal, item.content.item_id, item.available) for item in items]
     release.put_items(placed, has_vector, vectors, attributes)
     release.withdraw_items([item.content.item_id for item in items if item.removed_at is not None])

@@ -1,15 +1,15 @@
 """A live release: a user tower, an item tower and an index that belong together."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from index.bundle import Bundle, tower_module
-from index.filters.columns import Value
 from index.filters.evaluate import evaluate
 from index.filters.filter import Filter
+from index.filters.values import Grouped
 from server.catalogue.placement import Placement
 from server.releases.item_vectors import ItemVectors
 from server.releases.live_index import LiveIndex
@@ -132,17 +132,18 @@ class Release:
         items: list[tuple[int, str, bool]],
         has_vector: NDArray[np.bool_],
         vectors: NDArray[np.float32],
-        attributes: Sequence[Mapping[str, Value]],
+        attributes: Grouped,
     ) -> None:
         """Places items, given as (ordinal, id, available), with their vectors, (n,) bool, (n, D) float32, and attributes.
 
+        attributes: those of all items, in order, grouped by the caller: this thread only writes them.
         An item without vector cannot be found. If an item occurs twice the last one counts. Found once it is settled.
         """
         last = sorted({ordinal: place for place, (ordinal, _, _) in enumerate(items)}.values())
         placed = [self._placement.place(items[place][0], items[place][1], available=items[place][2]) for place in last]
         slots = np.array(placed, dtype=np.int64)
         has_vector, vectors = has_vector[last], vectors[last]
-        self._placement.slots.columns.set(slots, [attributes[place] for place in last])
+        self._placement.slots.columns.write(slots, attributes, np.array(last, dtype=np.int64))
         self.index.clear_vectors(slots[~has_vector])
         self.index.set_vectors(slots[has_vector], vectors[has_vector])
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from index.growth import grown, longer
 from index.slots import SlotTable
 
 
@@ -59,3 +60,27 @@ def test_the_table_grows_beyond_its_first_capacity():
     assert slots == list(range(100))
     assert table.slots(["item-99", "unknown", "item-0"]).tolist() == [99, 0]
     assert table.eligible(table.slots(["item-3"])).all()
+
+
+def test_a_large_table_grows_by_a_quarter_and_a_small_one_doubles():
+    assert [grown(length) for length in (0, 1, 1000, 262_144)] == [1, 2, 2000, 524_288]
+    assert grown(10_000_000) == 12_500_000
+    table = SlotTable(capacity=524_288)
+    for number in range(524_289):
+        table.insert(f"item-{number}")
+    assert len(table.ids) == len(table.live) == 524_288 + 262_144
+
+
+def test_a_table_that_grows_keeps_everything_and_adds_nothing():
+    table = SlotTable(capacity=1)
+    table.columns.set(np.array([table.insert("a")]), [{"brand": [f"b{number}" for number in range(9)], "price": 3}])
+    live, ids = table.live, table.ids
+    table.insert("b")
+    assert ids.tolist() == ["a"] and live.tolist() == [True]  # a reader in another thread may still hold them
+    assert table.ids[:2].tolist() == ["a", "b"]
+    assert set(table.ids[2:].tolist()) <= {None}
+    price, brand = table.columns.get("price"), table.columns.get("brand")
+    assert price is not None and brand is not None
+    assert price.kind[0] and not price.kind[1:].any() and len(price.kind) == len(table.ids)
+    assert brand.keywords.long.count == 1
+    assert longer(np.array([1, 2]), 4).tolist() == [1, 2, 0, 0]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from index.filters.columns import Value, microseconds
 from index.filters.filter import Condition, Exists, Filter, MatchAny, Nested, Range, TimeRange
+from index.filters.values import Value, microseconds
 from index.slots import SlotTable
 
 NAMES = ("brand", "price", "new", "since")
@@ -25,7 +25,7 @@ values = st.one_of(
 items = st.fixed_dictionaries(
     {},
     optional={
-        "brand": st.one_of(words, st.lists(words, max_size=4), st.lists(words, max_size=4), values),
+        "brand": st.one_of(words, st.lists(words, max_size=4), st.lists(words, max_size=9), values),
         "price": st.one_of(numbers, numbers, numbers, values),
         "new": st.one_of(st.booleans(), st.booleans(), values),
         "since": st.one_of(st.sampled_from(DAYS), st.sampled_from(DAYS), values),

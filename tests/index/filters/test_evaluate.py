@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.filters.columns import KEYWORDS_MAX, NAMES_MAX, AttributeColumns, Value
+from index.filters.columns import NAMES_MAX, AttributeColumns
 from index.filters.evaluate import check_comparable, evaluate
 from index.filters.filter import Exists, Filter, FilterError, MatchAny, Nested, Range, TimeRange
+from index.filters.values import KEYWORDS_MAX, Value
 from index.slots import SlotTable
 from tests.index.filters.oracle import DAYS, LONG, filters, items, passes, table_of
 
