@@ -68,8 +68,11 @@ class VectorMatrix:
             self.chunks[number][inside, : self.dim] = 0
         self.has_vector[slots] = False
 
-    def holds(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the slots have a vector: (n,) bool."""
+    def holds(self, slots: NDArray[np.int64] | slice) -> NDArray[np.bool_]:
+        """Which of the slots, or of a slice of n with a start and a stop, have a vector: (n,) bool."""
+        if isinstance(slots, slice):
+            inside_slice: NDArray[np.bool_] = self.has_vector[slots]
+            return np.pad(inside_slice, (0, slots.stop - slots.start - len(inside_slice)))
         if len(slots) and slots.max() < self.capacity:
             held: NDArray[np.bool_] = self.has_vector[slots]
             return held

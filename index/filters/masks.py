@@ -17,8 +17,16 @@ _REMEMBERED = 65_536
 """Changes that are remembered; a mask that is further behind is computed anew."""
 _BYTES_MAX = 512 * 1024 * 1024
 """What all cached masks may take together, looked at when one is added: a mask takes a byte a slot, and more as it is read."""
+_SLOTS_AT_ONCE = 65_536
+"""Slots that a step of `prepare` looks at, in a table of more than four times as many: some 0.2 ms."""
+_PATCHED = 16_384
+"""Up to so many slots a list is kept up to date by inserting; a longer one is found anew when it is asked for."""
 _IDS_MAX = 1_000_000
 """Ids in the allow and deny lists of all cached filters together: some 70 bytes each."""
+
+
+Holds = Callable[[NDArray[np.int64] | slice], NDArray[np.bool_]]
+"""Which of some slots have a vector: (n,) int64, or a slice with a start and a stop, -> (n,) bool."""
 
 
 class SlotMask:
@@ -37,14 +45,14 @@ class SlotMask:
 
     @property
     def slots(self) -> NDArray[np.int64]:
-        """The slots that pass, ascending: (count,) int64. Computed when asked for, and then kept up to date."""
+        """The slots that pass, ascending: (count,) int64. Computed when asked for, and kept while they are few."""
         if self._slots is None:
             self._slots = np.flatnonzero(self.passes).astype(np.int64, copy=False)
         return self._slots
 
     @property
     def bits(self) -> NDArray[np.uint8]:
-        """`passes` with eight slots a byte, the lowest first, as FAISS takes it. Computed when asked for, like `slots`."""
+        """`passes` with eight slots a byte, the lowest first, as FAISS takes it. Computed when asked for, then kept."""
         if self._bits is None:
             self._bits = np.packbits(self.passes, bitorder="little")
         return self._bits
@@ -84,7 +92,9 @@ class SlotMask:
         self.passes[slots] = passes
         self.count += int(2 * np.count_nonzero(passes) - len(passes))
         self.version += 1
-        if self._slots is not None:
+        if self._slots is not None and len(self._slots) > _PATCHED:
+            self._slots = None
+        elif self._slots is not None:
             kept, added = self._slots[self.passes[self._slots]], slots[passes]
             self._slots = np.insert(kept, np.searchsorted(kept, added), added)
         if self._bits is not None:
@@ -104,13 +114,13 @@ class MaskCache:
     def __init__(
         self,
         slots: SlotTable,
-        holds: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
+        holds: Holds,
         *,
         capacity: int = 64,
         ids_at_once: int = 256,
         xp: ModuleType = np,
     ) -> None:
-        """holds: which of (n,) int64 slots have a vector. capacity: masks kept. xp: what evaluates, see `evaluate`.
+        """holds: which slots have a vector. capacity: masks kept. xp: what evaluates, see `evaluate`.
 
         ids_at_once: ids that a step of `prepare` looks up; 256 take up to 0.3 ms, most of which is waiting for memory.
         """
@@ -143,13 +153,23 @@ class MaskCache:
         self._seen[filter.key] = self._head
         return mask
 
-    def prepare(self, filter: Filter) -> Iterator[None]:
-        """Computes the mask of a filter with long lists of ids in short steps, so that `mask` finds it later.
+    def is_ready(self, filter: Filter) -> bool:
+        """Whether `mask` will answer at once, so that there is nothing to `prepare`. Any thread may ask."""
+        seen = self._seen.get(filter.key)
+        if seen is not None:
+            return self._head - seen <= self._caught_up_with()
+        return self._table.extent <= 4 * _SLOTS_AT_ONCE and filter.id_count <= self._ids_at_once
 
-        At a million items a hundred thousand ids take 0.1 s. What changes between the steps is caught up with by `mask`.
+    def prepare(self, filter: Filter) -> Iterator[None]:
+        """Computes a filter's mask in short steps, if that takes long, so that `mask` finds it later.
+
+        At a million items a hundred thousand ids take 0.1 s, and conditions 10 ms. What changes between the steps is caught up
+        with by `mask`. Nothing is computed before the first step: any thread may call this, the owner takes the steps. If there
+        is nothing to do, `operator.length_hint` of the steps is 0.
         """
-        if filter.key in self._masks or filter.id_count <= self._ids_at_once:
-            return
+        return iter(()) if self.is_ready(filter) else self._prepare(filter)
+
+    def _prepare(self, filter: Filter) -> Iterator[None]:
         begun = self._head
         known = {}
         for ids in filter.id_lists():
@@ -159,10 +179,21 @@ class MaskCache:
                 parts.append(self._table.slots(some))
                 yield
             known[ids] = np.concatenate(parts)
-        passes = self._evaluate_all(filter, known)
-        if filter.key not in self._masks:
+        passes = np.zeros(len(self._table.live), dtype=bool)
+        step = _SLOTS_AT_ONCE if self._table.extent > 4 * _SLOTS_AT_ONCE else self._table.extent
+        for start in range(0, extent := self._table.extent, max(step, 1)):
+            if start:
+                yield
+            if self.is_ready(filter):  # somebody else has asked for it meanwhile
+                return
+            part = slice(start, min(start + step, extent))
+            passes[part] = self._evaluate(filter, part, known)
+        mask = self._masks.get(filter.key)
+        if mask is None:
             self._keep(filter, passes)
-            self._seen[filter.key] = begun
+        else:
+            mask.replace(passes)
+        self._seen[filter.key] = begun
 
     def changed(self, slots: NDArray[np.int64]) -> None:
         """Takes note that vector, life, availability or attributes of slots changed: (n,) int64, in any order."""
@@ -178,13 +209,17 @@ class MaskCache:
         table = self._table
         if len(mask.passes) < len(table.live):
             mask.grow(len(table.live))
-        if behind > min(_REMEMBERED, max(1024, table.extent // 4)):
+        if behind > self._caught_up_with():
             mask.replace(self._evaluate_all(mask.filter))
         elif behind:
             recent = np.arange(self._head - behind, self._head) % _REMEMBERED
             slots = np.unique(self._log[recent])
             slots = slots[(slots >= 0) & (slots < table.extent)]
             mask.write(slots, self._evaluate(mask.filter, slots))
+
+    def _caught_up_with(self) -> int:
+        """How many changes a mask may be behind by to be brought up to date change by change."""
+        return min(_REMEMBERED, max(1024, self._table.extent // 4))
 
     def _keep(self, filter: Filter, passes: NDArray[np.bool_]) -> SlotMask:
         mask = self._masks[filter.key] = SlotMask(filter, passes)
@@ -196,18 +231,17 @@ class MaskCache:
             self._seen.pop(key, None)
         return mask
 
-    def _evaluate_all(self, filter: Filter, known: IdSlots = MappingProxyType({})) -> NDArray[np.bool_]:
+    def _evaluate_all(self, filter: Filter) -> NDArray[np.bool_]:
         """Which slots pass: (capacity,) bool."""
         table = self._table
         passes = np.zeros(len(table.live), dtype=bool)
-        found = _on_host(evaluate(filter, table, xp=self._xp, known=known))
-        passes[: table.extent] = self._permitted(found, np.arange(table.extent))
+        passes[: table.extent] = self._evaluate(filter, slice(0, table.extent))
         return passes
 
-    def _evaluate(self, filter: Filter, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return self._permitted(_on_host(evaluate(filter, self._table, slots, xp=self._xp)), slots)
-
-    def _permitted(self, passes: NDArray[np.bool_], slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _evaluate(
+        self, filter: Filter, slots: NDArray[np.int64] | slice, known: IdSlots = MappingProxyType({})
+    ) -> NDArray[np.bool_]:
+        passes = _on_host(evaluate(filter, self._table, slots, xp=self._xp, known=known))
         permitted: NDArray[np.bool_] = passes & self._table.eligible(slots) & self._holds(slots)
         return permitted
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
+from operator import length_hint
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,6 @@ from server.releases.release import Release
 from server.users.histories import Histories, History
 from server.waiting import result_of
 
-_IDS_AT_ONCE = 256  # in a filter's lists; more are looked up in steps
 _LATE = "no answer within the deadline"
 
 Who = Person | History | NDArray[np.float32]
@@ -84,10 +84,15 @@ class Recommender:
         return await self.finish(ask, self.start(ask, deadline), deadline)
 
     async def prepare(self, chosen: Filter | None, deadline: float) -> None:
-        """Lets the engine look up a filter's ids in steps, between others' queries, before anything is asked with it."""
-        if chosen is not None and chosen.id_count > _IDS_AT_ONCE:
-            index = self._release().index
-            await result_of(self._engine.call_in_steps(lambda: _in_steps(index.prepare(chosen))), deadline, late=_LATE)
+        """Lets the engine compute a filter's mask in steps, between others' queries, before anything is asked with it.
+
+        A filter that the index knows, or that takes no time, costs no turn of the engine.
+        """
+        if chosen is None:
+            return
+        steps = self._release().index.prepare(chosen)
+        if length_hint(steps, 1):
+            await result_of(self._engine.call_in_steps(lambda: _in_steps(steps)), deadline, late=_LATE)
 
     def start(self, ask: Ask, deadline: float) -> Future[Answer]:
         """Identify and permit: turns the ask into a query for the engine, which refreshes and searches."""

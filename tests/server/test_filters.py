@@ -31,6 +31,18 @@ def is_red(n: int) -> bool:
     return n % 5 == 0
 
 
+def test_a_filter_takes_a_turn_of_the_engine_only_until_its_mask_is_known(serve: Serve):
+    served = serve()
+    engine = served.app._engine
+    taken: list[object] = []
+    call_in_steps = engine.call_in_steps
+    engine.call_in_steps = lambda call: (taken.append(call), call_in_steps(call))[1]  # type: ignore[assignment,method-assign]
+    many, few = (where(deny=[f"nobody-{number}" for number in range(count)]) for count in (300, 3))
+    for filter_, turns in ((few, 0), (many, 1), (many, 1), (few, 1)):
+        assert len(served.client.recommend(vector=[1.0] * 8, limit=5, filter=filter_).item_ids) == 5
+        assert len(taken) == turns
+
+
 CASES = {
     "a keyword of a list": (where(must=[match("categories", "red")]), of(is_red)),
     "any of several": (where(must=[match("categories", "red", "blue")]), of(lambda n: n % 5 in (0, 2))),

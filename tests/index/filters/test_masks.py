@@ -1,4 +1,5 @@
 from collections.abc import Iterator, Mapping
+from operator import length_hint
 from typing import Any
 
 import array_api_strict
@@ -8,17 +9,24 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from index.filters.columns import Value
 from index.filters.filter import Exists, Filter, FilterError, MatchAny, Nested, Range
 from index.filters.masks import MaskCache, SlotMask
+from index.filters.values import Value
 from index.slots import SlotTable
 from tests.index.filters.oracle import filters, is_incomparable, items, passes, table_of
 
 ACME = Filter(must=(MatchAny("brand", frozenset(["acme"])),))
 
 
-def all_hold(slots: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.ones(len(slots), dtype=bool)
+Slots = np.ndarray[Any, Any] | slice
+
+
+def numbers(slots: Slots) -> np.ndarray[Any, Any]:
+    return np.arange(slots.start, slots.stop) if isinstance(slots, slice) else slots
+
+
+def all_hold(slots: Slots) -> np.ndarray[Any, Any]:
+    return np.ones(len(numbers(slots)), dtype=bool)
 
 
 class Masks(RuleBasedStateMachine):
@@ -33,8 +41,8 @@ class Masks(RuleBasedStateMachine):
         self.items: dict[str, tuple[int, Mapping[str, Value], bool]] = {}  # id -> slot, attributes, available
         self.filters: list[Filter] = [Filter()]
 
-    def holds(self, slots: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return np.isin(slots, list(self.has_vector))
+    def holds(self, slots: Slots) -> np.ndarray[Any, Any]:
+        return np.isin(numbers(slots), list(self.has_vector))
 
     @rule(number=st.integers(0, 12), attributes=items, vector=st.booleans(), available=st.booleans())
     def upsert(self, number: int, attributes: dict[str, Value], vector: bool, available: bool) -> None:
@@ -150,7 +158,7 @@ def test_a_slot_beyond_what_the_mask_knows_never_passes():
 def test_what_is_not_available_or_has_no_vector_does_not_pass():
     table = table_of([{}, {}, {}])
     table.insert("item-0", available=False)
-    cache = MaskCache(table, lambda slots: slots != 1)
+    cache = MaskCache(table, lambda slots: numbers(slots) != 1)
     assert cache.mask(Filter()).slots.tolist() == [2]
 
 
@@ -191,6 +199,55 @@ def test_long_lists_of_ids_are_looked_up_in_steps_and_what_changes_meanwhile_cou
     assert sum(looked_up) == 2_500
     assert list(cache.prepare(filter)) == [] and cache.mask(filter) is mask
     assert list(cache.prepare(ACME)) == [] and len(cache) == 1  # nothing long to look up
+
+
+def large_table() -> SlotTable:
+    table = SlotTable(capacity=300_000)
+    slots = np.array([table.insert(f"item-{number}") for number in range(300_000)])
+    table.columns.set(slots[::10], [{"brand": "acme"}] * 30_000)
+    return table
+
+
+def test_any_filter_over_many_slots_is_evaluated_in_steps_and_what_changes_meanwhile_counts():
+    table = large_table()
+    cache = MaskCache(table, all_hold)
+    steps = cache.prepare(ACME)
+    assert not cache.is_ready(ACME) and length_hint(steps, 1) == 1
+    next(steps)
+    changed = [table.remove("item-10"), table.remove("item-299990"), table.insert("another")]
+    table.columns.set(np.array([5, 299_995]), [{"brand": "acme"}] * 2)
+    cache.changed(np.array([*changed, 5, 299_995]))
+    assert len(list(steps)) == 3
+    assert cache.is_ready(ACME) and length_hint(cache.prepare(ACME), 1) == 0
+    assert cache.mask(ACME).slots.tolist() == sorted({*range(0, 300_000, 10), 5, 299_995} - {10, 299_990})
+
+
+def test_a_mask_that_is_far_behind_is_computed_anew_in_steps():
+    table = large_table()
+    cache = MaskCache(table, all_hold)
+    mask = cache.mask(ACME)
+    table.columns.set(np.arange(70_000), [{"brand": "acme"}] * 70_000)
+    cache.changed(np.arange(70_000))
+    assert not cache.is_ready(ACME)
+    assert len(list(cache.prepare(ACME))) == 4
+    assert cache.is_ready(ACME) and cache.mask(ACME) is mask and mask.count == 70_000 + 23_000
+
+
+def test_steps_stop_when_a_query_has_computed_the_mask_meanwhile():
+    cache = MaskCache(large_table(), all_hold)
+    steps = cache.prepare(ACME)
+    next(steps)
+    mask = cache.mask(ACME)
+    assert list(steps) == [] and cache.mask(ACME) is mask
+
+
+def test_a_long_list_of_slots_is_found_anew_rather_than_copied_at_every_change():
+    few, many = (SlotMask(Filter(), np.ones(count, dtype=bool)) for count in (10_000, 100_000))
+    for mask, kept in ((few, 9_999 * 8), (many, 0)):
+        assert len(mask.slots) == len(mask.passes)
+        mask.write(np.array([7]), np.array([False]))
+        assert mask.nbytes - mask.passes.nbytes == kept
+        assert mask.slots.tolist() == [slot for slot in range(len(mask.passes)) if slot != 7]
 
 
 def test_filters_with_long_lists_of_ids_do_not_pile_up():
