@@ -7,16 +7,14 @@ import torch
 from numpy.typing import NDArray
 
 from index.bundle import Bundle, tower_module
-from index.filters.evaluate import evaluate
 from index.filters.filter import Filter
 from index.filters.values import Grouped
 from server.catalogue.placement import Placement
 from server.releases.item_vectors import ItemVectors
 from server.releases.live_index import LiveIndex
+from server.releases.ranked import first_permitted
 from server.users.histories import Histories, History
 from server.users.vectors import UserVectors
-
-_RANKED_AT_ONCE = 4096  # items of a ranking that a filter looks at together, to begin with
 
 
 class Release:
@@ -114,18 +112,7 @@ class Release:
 
         ranking, exclude: ordinals, (n,) int64. Returns (<= limit,) int64 in the ranking's order.
         """
-        table = self._placement.slots
-        found: list[NDArray[np.int64]] = []
-        count, start, rows = 0, 0, _RANKED_AT_ONCE
-        while start < len(ranking) and count < limit:
-            part = ranking[start : start + rows]
-            part = part[~np.isin(part, exclude)]
-            slots = self._placement.slots_of(part)
-            part, slots = part[slots >= 0], slots[slots >= 0]
-            found.append(part[evaluate(filter_, table, slots) & table.eligible(slots)])
-            count += len(found[-1])
-            start, rows = start + rows, 2 * rows  # a filter that lets few pass is looked at in few, large parts
-        return np.concatenate([np.zeros(0, dtype=np.int64), *found])[:limit]
+        return first_permitted(self.index, self._placement, filter_, ranking, limit, exclude)
 
     def put_items(
         self,
