@@ -20,7 +20,12 @@ _log = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 16_384
 _REPEATS = 7
 _CHECKED = 128  # queries
+_TIE = 1e-6  # difference of scores that rounding explains
 _SHARE_STEP = 1.5  # from one measured share to the next
+
+
+class BuildStopped(Exception):
+    """Nobody wants the lists any more."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,14 @@ def build_lists(
     list_of: NDArray[np.int32] | None = None,
     table: ProbeTable | None = None,
     gather_rows: int | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Built:
     """Lists over rows: slots (n,) int64, rows (n, D) float32 or float16 unit rows, n >= 1; queries (Q, D) float32, Q >= 1.
 
     Deterministic for a seed and a number of threads, but for `gather_rows`, which is timed. queries: a sample of what will be
     asked, on which the recall `target` is calibrated. lists: how many; by default `list_count`. centroids and list_of: from an
     earlier build, (L, D) float32 and (n,) int32, -1 where unknown; then nothing is trained. table and gather_rows: from there
-    too; then nothing is measured but the recall.
+    too; then nothing is measured but the recall. stopping: looked at now and then; when it is true BuildStopped is raised.
     """
     started = time.monotonic()
     if centroids is None:
@@ -64,12 +70,15 @@ def build_lists(
         centroids = train_centroids(rows.index_select(0, sample).to(torch.float32).numpy(), count, seed=seed)
     inverted = InvertedLists(centroids)
     for start in range(0, len(slots), _ROWS_AT_ONCE):
+        _go_on(stopping)
         part = slice(start, start + _ROWS_AT_ONCE)
         own = rows[part].to(torch.float32)
         inverted.put(slots[part], own, _known_lists(inverted, own, None if list_of is None else list_of[part]))
     filled = time.monotonic()
+    _go_on(stopping)
     if table is None:
         table = calibrate(inverted, slots, rows, queries, target=target, seed=seed)
+    _go_on(stopping)
     if gather_rows is None:
         gather_rows = _gather_rows(inverted, table, slots, rows, queries)
     recall = _recall(inverted, table, slots, rows, queries)
@@ -80,6 +89,11 @@ def build_lists(
         time.monotonic() - filled,
     )  # fmt: skip
     return Built(inverted, table, gather_rows, recall, seconds)
+
+
+def _go_on(stopping: Callable[[], bool]) -> None:
+    if stopping():
+        raise BuildStopped
 
 
 def _known_lists(inverted: InvertedLists, rows: torch.Tensor, list_of: NDArray[np.int32] | None) -> NDArray[np.int32] | None:
@@ -98,9 +112,16 @@ def _recall(
     """Mean recall@100 of the lists as they will be searched, measured without the help of the table's own figures."""
     sample = queries[:_CHECKED].contiguous()
     k = min(100, len(slots))
-    truth = slots[best_rows(rows, sample, k).numpy()]  # (Q, k)
-    found, _ = inverted.search(sample.numpy(), k, min(table.unfiltered(k), inverted.count))
-    return float(np.mean([np.isin(truth[row], found[row]).mean() for row in range(len(sample))]))
+    truth = best_rows(rows, sample, k).numpy()  # (Q, k) places
+    found = inverted.search(sample.numpy(), k, min(table.unfiltered(k), inverted.count))
+    recalls = []
+    for row, query in enumerate(sample):
+        # By score: of rows that are the same, which ones are found is chance.
+        places = np.searchsorted(slots, found[row][found[row] >= 0])
+        least = float((rows[truth[row, -1]].to(torch.float32) @ query).item()) - _TIE
+        good = rows.index_select(0, torch.from_numpy(places)).to(torch.float32) @ query >= least
+        recalls.append(float(good.sum()) / k)
+    return float(np.mean(recalls))
 
 
 def _gather_rows(
@@ -119,11 +140,12 @@ def _gather_rows(
         places = np.flatnonzero(generator.random(len(slots)) < share)
         passes = np.zeros(int(slots.max()) + 1, dtype=bool)
         passes[slots[places]] = True
-        listed = MaskedLists(SlotMask(Filter(), passes), inverted, ChangeLog())
+        mask = SlotMask(Filter(), passes)
+        listed = MaskedLists(mask, inverted, ChangeLog())
         near = order[: int(table.probes(100, share))]
-        some = places[:: max(1, len(places) // max(1, len(listed.near(near, None))))]  # as many, as scattered
+        some = places[:: max(1, len(places) // max(1, len(listed.near(near, mask, None))))]  # as many, as scattered
         whole = _fastest(lambda: gather(places))  # noqa: B023
-        nearby = _fastest(lambda: gather(some)) + _fastest(lambda: listed.near(near, None))  # noqa: B023
+        nearby = _fastest(lambda: gather(some)) + _fastest(lambda: listed.near(near, mask, None))  # noqa: B023
         if whole > nearby:
             break
         largest, share = len(places), share * _SHARE_STEP

@@ -151,17 +151,19 @@ class ItemIndex:
         mask: SlotMask | None,
     ) -> Candidates:
         """Every candidate against the slot table itself, whatever the engine did: nothing ineligible passes."""
+        # Each call here costs more than its work: a scan has just emptied the processor's cache.
         if len(slots) and slots[-1] < 0:
             found = slots >= 0
             slots, scores = slots[found], scores[found]
-        permitted = self.slots.eligible(slots) & self.matrix.holds(slots)
+        permitted = self.slots.eligible(slots)
+        permitted &= self.matrix.holds(slots)
         if exclude is not None and len(exclude):
             permitted &= ~np.isin(slots, exclude)
         if mask is not None:
             permitted &= mask.permits(slots)
-        if not permitted.all():
-            wrong = len(slots) - int(np.count_nonzero(permitted))
+        wrong = len(slots) - int(np.count_nonzero(permitted))
+        if wrong:
             self.violations += wrong
             _log.error("the engine %s returned %d candidates that are not permitted", self.engine.kind, wrong)
             slots, scores = slots[permitted], scores[permitted]
-        return Candidates(self.slots.ids[slots].tolist(), slots, scores)
+        return Candidates(self.slots.ids.take(slots).tolist(), slots, scores)

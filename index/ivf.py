@@ -1,7 +1,5 @@
 """Approximate search on a CPU: FAISS's inverted lists, changed in place, looked into as far as a target recall needs."""
 
-from collections import deque
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,10 +11,15 @@ from index.masked_lists import ChangeLog
 from index.matrix import VectorMatrix
 from index.probing import ProbeTable
 from index.search import Exclusions, Hits, Masks, check_search, no_hits
+from index.slot_queue import SlotQueue
 from index.slots import SlotTable
 
 SLICE = 64
-"""Slots that one `settle` brings up to date: about 0.3 ms at 1,024 lists of 64 components, so that a search hardly waits."""
+"""Slots that one `settle` brings up to date at most: about 0.3 ms at 2,048 lists of 64 components."""
+_SLICE_WORK = 8 * 1024 * 1024  # components that a slice is compared with: of many lists it takes fewer slots
+
+
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 class IvfSearch:
@@ -32,8 +35,8 @@ class IvfSearch:
         self._matrix = matrix
         self._oracle = oracle
         self._searched: ListSearch | None = None
-        self._pending: deque[NDArray[np.int64]] = deque()
-        self._left = 0  # slots in _pending
+        self._slice = SLICE
+        self._pending = SlotQueue()
         self._closed: set[int] = set()  # in the lists, but not to be returned any more
         self._log = ChangeLog()
 
@@ -47,40 +50,39 @@ class IvfSearch:
         """How many lists are looked into; None before there are any."""
         return self._searched.table if self._searched is not None else None
 
-    def use(self, lists: InvertedLists, table: ProbeTable, *, gather_rows: int) -> None:
-        """Searches these lists from now on. They must hold every slot that may be returned, and no other.
+    def use(self, lists: InvertedLists, table: ProbeTable, *, gather_rows: int) -> ListSearch | None:
+        """Searches these lists from now on, and returns what was searched before: to let go of it may take long.
 
-        gather_rows: masks that let no more rows through are searched by gathering these.
+        They must hold every slot that may be returned, and no other. gather_rows: masks that let no more rows through are
+        searched by gathering these.
         """
+        before, self._searched = self._searched, None
         self._searched = ListSearch(lists, table, self._matrix, self._oracle, self._log, gather_rows=gather_rows)
+        self._slice = max(8, min(SLICE, _SLICE_WORK // (lists.count * self._matrix.dim)))
         self._pending.clear()
-        self._left = 0
         self._log.settled = self._log.count
         self._closed.clear()
+        return before
 
     def update(self, slots: NDArray[np.int64]) -> None:
         """See `Search.update`."""
         if self._searched is None or not len(slots):
             return
         self._pending.append(slots)
-        self._left += len(slots)
         self._log.append(slots)
         gone = slots[~(self._slots.eligible(slots) & self._matrix.holds(slots))]
         self._closed.update(gone[self._searched.lists.contains(gone)].tolist())
 
     def settle(self) -> int:
-        """See `Search.settle`."""
+        """See `Search.settle`. What fails, for want of memory for example, stays to be settled."""
         if self._searched is None or not self._pending:
             return 0
-        waiting = self._pending.popleft()
-        now = np.unique(waiting[:SLICE])
-        if len(waiting) > SLICE:
-            self._pending.appendleft(waiting[SLICE:])
-        self._left -= min(SLICE, len(waiting))
-        self._log.settled = self._log.count - self._left
-        sync(self._searched.lists, self._slots, self._matrix, now)
-        self._closed.difference_update(now.tolist())
-        return self._left
+        waiting = self._pending.take(self._slice)
+        sync(self._searched.lists, self._slots, self._matrix, np.unique(waiting))
+        self._pending.done(len(waiting))
+        self._log.settled = self._log.count - len(self._pending)
+        self._closed.difference_update(waiting.tolist())
+        return len(self._pending)
 
     def search(self, queries: torch.Tensor, k: int, exclude: Exclusions | None = None, masks: Masks | None = None) -> Hits:
         """See `Search.search`."""
@@ -88,7 +90,7 @@ class IvfSearch:
         search = self._searched
         if search is None:
             return self._oracle.search(queries, k, exclude, masks)
-        closed = np.fromiter(self._closed, dtype=np.int64, count=len(self._closed))
+        closed = np.fromiter(self._closed, dtype=np.int64, count=len(self._closed)) if self._closed else _NONE
         if masks is None or all(mask is None for mask in masks):
             return search.all(queries, k, exclude, closed)
         found = no_hits(len(queries), k)

@@ -14,7 +14,6 @@ from index.masked_lists import ChangeLog, MaskedLists
 from index.matrix import VectorMatrix
 from index.probing import ProbeTable
 from index.search import Exclusions, Hits, no_hits
-from index.topk import top_k
 
 _OVER_FETCH = 256  # hits fetched beyond k to make up for excluded ones; more are ruled out by a bitmap
 _LISTED_SHARE = 0.2
@@ -22,6 +21,7 @@ _LISTED_SHARE = 0.2
 
 A row that passes costs 30 ns when it is gathered and 10 ns in its list; every other row costs a test of about 5 ns.
 """
+_COUNT_DRIFT = 0.05  # a mask's rows by list are counted anew when its size has changed by this share
 _SPARSE = 0.5  # of the share of rows that pass: with less near a query, a filter is not spread like a random one
 _STABLE = 0.98  # of the hits stay when twice as many lists are looked into: then more would hardly change them
 
@@ -55,6 +55,7 @@ class ListSearch:
         self._log = log
         self._gather_rows = gather_rows
         self._masked: WeakKeyDictionary[SlotMask, MaskedLists] = WeakKeyDictionary()
+        self._counted: WeakKeyDictionary[SlotMask, tuple[int, NDArray[np.int64]]] = WeakKeyDictionary()
         # Numbers of lists to choose from: (G,) int64, at most 6 % apart.
         self._grid = np.unique(np.geomspace(1, lists.count, num=128).round().astype(np.int64))
 
@@ -63,75 +64,112 @@ class ListSearch:
 
         What must not be returned is fetched and dropped, or ruled out by a bitmap if it is much.
         """
-        extra = len(closed) + (max(map(len, exclude)) if exclude is not None else 0)
-        if extra > _OVER_FETCH:
-            return self._all_with_bits(queries, k, exclude, closed)
-        slots, _ = self.lists.search(queries.numpy(), k + extra, min(self.table.unfiltered(k), self.lists.count))
-        if extra:
-            _drop(slots, exclude, closed)
-        found = self._score(queries, slots, k)
-        if found.slots[:, -1].min() < 0:
-            hits = np.count_nonzero(found.slots >= 0, axis=1)
-            short = np.flatnonzero(hits < min(k, len(self.lists) - len(closed)))
-            own = [exclude[row] for row in short.tolist()] if exclude is not None else None
-            found.slots[short], found.scores[short] = self._all_with_bits(queries[short], k, own, closed)
+        if exclude is None and not len(closed):
+            return self._at_once(queries, k, None, closed, 0)
+        extra = len(closed) + np.array([len(one) for one in exclude] if exclude is not None else [0] * len(queries))
+        few, many = np.flatnonzero(extra <= _OVER_FETCH).tolist(), np.flatnonzero(extra > _OVER_FETCH).tolist()
+        if not many:
+            return self._at_once(queries, k, exclude, closed, int(extra.max()))
+        found = no_hits(len(queries), k)
+        if few:
+            own = self._at_once(queries[few], k, _of(exclude, few), closed, int(extra[few].max()))
+            found.slots[few], found.scores[few] = own
+        found.slots[many], found.scores[many] = self._with_bits(queries[many], k, _of(exclude, many), closed)
         return found
 
     def masked(self, queries: torch.Tensor, k: int, exclude: Exclusions | None, mask: SlotMask) -> Hits:
         """Among what a mask lets through. See `Search.search`."""
         if mask.count <= self._gather_rows:
             return self._oracle.gather(queries, k, mask.slots, exclude)
-        listed = self._listed(mask)
-        by_bits = mask.count >= _LISTED_SHARE * len(self.lists)
+        listed = self._listed(mask) if mask.count < _LISTED_SHARE * len(self.lists) else None
+        by_list = listed.by_list if listed is not None else self._by_list(mask)
         found = no_hits(len(queries), k)
-        for row in range(len(queries)):
-            query = queries[row : row + 1]
+        for row, query in enumerate(queries):
             excluded = exclude[row] if exclude is not None else None
-            order = self.lists.by_nearness(query[0])
-            find = (
-                self._by_bits(query, k, self._bits(mask, excluded))
-                if by_bits
-                else self._by_row(query, k, listed, order, excluded)
-            )
-            slots = self._until_sure(find, min(k, mask.count), *self._first_probes(k, order, listed.by_list))
-            found.slots[row], found.scores[row] = (part[0] for part in self._score(query, slots[None], k))
+            order = self.lists.by_nearness(query)
+            if listed is not None:
+                find = self._by_row(query, k, listed, mask, order, excluded)
+            else:
+                find = self._by_bits(query, k, order, self._bits(mask, excluded))
+            slots = self._until_sure(find, min(k, mask.count), *self._first_probes(k, order, by_list))
+            found.slots[row], found.scores[row] = self._score(query.numpy(), slots, k)
         return found
 
-    def _all_with_bits(self, queries: torch.Tensor, k: int, exclude: Exclusions | None, closed: NDArray[np.int64]) -> Hits:
+    def _at_once(
+        self, queries: torch.Tensor, k: int, exclude: Exclusions | None, closed: NDArray[np.int64], extra: int
+    ) -> Hits:
+        """What each call costs counts here: a scan has just emptied the processor's cache."""
+        rows = queries.numpy()
+        slots = self.lists.search(rows, k + extra, min(self.table.unfiltered(k), self.lists.count))
+        if extra:
+            _drop(slots, exclude, closed)
+        elif len(rows) == 1 and slots[0, -1] >= 0:  # as most searches are
+            own, scores = self._score(rows[0], slots[0], k, holes=False)
+            return Hits(own[None], scores[None])
+        if len(rows) == 1:
+            own, scores = self._score(rows[0], slots[0], k)
+            found = Hits(own[None], scores[None])
+        else:
+            found = no_hits(len(rows), k)
+            for row, query in enumerate(rows):
+                found.slots[row], found.scores[row] = self._score(query, slots[row], k)
+        if (found.slots[:, -1] >= 0).all():
+            return found
+        hits = np.count_nonzero(found.slots >= 0, axis=1)
+        short = np.flatnonzero(hits < min(k, len(self.lists) - len(closed))).tolist()
+        if short:
+            found.slots[short], found.scores[short] = self._with_bits(queries[short], k, _of(exclude, short), closed)
+        return found
+
+    def _with_bits(self, queries: torch.Tensor, k: int, exclude: Exclusions | None, closed: NDArray[np.int64]) -> Hits:
         found = no_hits(len(queries), k)
-        for row in range(len(queries)):
-            query = queries[row : row + 1]
+        probes = min(self.table.unfiltered(k), self.lists.count)
+        for row, query in enumerate(queries):
             bits = np.full(-(-len(self.lists.list_of) // 8), 255, dtype=np.uint8)
             _clear_bits(bits, closed)
             if exclude is not None:
                 _clear_bits(bits, exclude[row])
-            probes = min(self.table.unfiltered(k), self.lists.count)
-            slots = self._until_sure(self._by_bits(query, k, bits), min(k, len(self.lists) - len(closed)), probes, usual=True)
-            found.slots[row], found.scores[row] = (part[0] for part in self._score(query, slots[None], k))
+            find = self._by_bits(query, k, self.lists.by_nearness(query), bits)
+            slots = self._until_sure(find, min(k, len(self.lists) - len(closed)), probes, usual=True)
+            found.slots[row], found.scores[row] = self._score(query.numpy(), slots, k)
         return found
 
-    def _listed(self, mask: SlotMask) -> MaskedLists:
+    def _listed(self, mask: SlotMask) -> MaskedLists | None:
+        """The mask's slots by list; None while too many changes wait for that to be of use."""
         listed = self._masked.get(mask)
-        if listed is None or not listed.usable:
-            listed = self._masked[mask] = MaskedLists(mask, self.lists, self._log)
+        if listed is None or not listed.usable(mask):
+            listed = MaskedLists(mask, self.lists, self._log)
+            if not listed.usable(mask):
+                return None
+            self._masked[mask] = listed
         return listed
 
-    def _by_bits(self, query: torch.Tensor, k: int, bits: NDArray[np.uint8]) -> Find:
-        def find(probes: int) -> NDArray[np.int64]:
-            slots, _ = self.lists.search(query.numpy(), k, probes, bits)
-            return slots.reshape(k)
+    def _by_list(self, mask: SlotMask) -> NDArray[np.int64]:
+        """How many rows of each list a mask lets through: (L,) int64. Counted anew when the mask has changed much."""
+        known = self._counted.get(mask)
+        if known is None or abs(mask.count - known[0]) > _COUNT_DRIFT * known[0]:
+            own = self.lists.lists_of(np.flatnonzero(mask.passes))
+            known = self._counted[mask] = mask.count, np.bincount(own[own >= 0], minlength=self.lists.count)
+        return known[1]
 
-        return find
+    def _by_bits(self, query: torch.Tensor, k: int, order: NDArray[np.int64], bits: NDArray[np.uint8]) -> Find:
+        return lambda probes: self.lists.search_bits(query.numpy(), k, order[:probes], bits)
 
     def _by_row(
-        self, query: torch.Tensor, k: int, listed: MaskedLists, order: NDArray[np.int64], exclude: NDArray[np.int64] | None
+        self,
+        query: torch.Tensor,
+        k: int,
+        listed: MaskedLists,
+        mask: SlotMask,
+        order: NDArray[np.int64],
+        exclude: NDArray[np.int64] | None,
     ) -> Find:
         def find(probes: int) -> NDArray[np.int64]:
-            slots = listed.near(order[:probes], exclude)
+            slots = listed.near(order[:probes], mask, exclude)
             best = np.full(k, -1, dtype=np.int64)
             if len(slots):
-                scores = query @ self._matrix.read(slots).T  # (1, n) float32
-                places = top_k(scores, min(k, len(slots)))[1][0].numpy()
+                scores = torch.mv(self._matrix.read(slots), query)  # (n,) float32
+                places = torch.topk(scores, min(k, len(slots))).indices.numpy()
                 best[: len(places)] = slots[places]
             return best
 
@@ -177,18 +215,24 @@ class ListSearch:
             _clear_bits(bits, exclude)
         return bits
 
-    def _score(self, queries: torch.Tensor, slots: NDArray[np.int64], k: int) -> Hits:
-        """The best k of the (B, n >= k) slots, by the matrix's rows: what the lists hold is rounded, and may be older."""
-        count, width = slots.shape
-        missing = slots.min() < 0
-        wanted = np.maximum(slots, 0) if missing else slots
-        rows = self._matrix.read(wanted.reshape(-1)).view(count, width, -1)  # (B, n, D) float32
-        scores = torch.bmm(rows, queries[:, :, None])[:, :, 0]  # (B, n)
-        if missing:
-            scores.masked_fill_(torch.from_numpy(slots < 0), -torch.inf)
-        values, places = torch.topk(scores, k, dim=1)
-        best = torch.gather(torch.from_numpy(slots), 1, places)
-        return Hits(best.numpy(), values.numpy())
+    def _score(
+        self, query: NDArray[np.float32], slots: NDArray[np.int64], k: int, *, holes: bool = True
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The best k of (n >= k,) slots for the (D,) query, by the matrix's rows: the lists' are rounded, and may be older.
+
+        holes: whether there may be -1 among the slots. In NumPy, whose calls cost less than torch's.
+        """
+        missing = slots < 0 if holes else None
+        rows = self._matrix.read_on_host(slots if missing is None else np.maximum(slots, 0))  # (n, D) float32
+        scores: NDArray[np.float32] = rows @ query
+        if missing is not None:
+            scores[missing] = -np.inf
+        best = (-scores).argsort(kind="stable")[:k]  # nearly sorted already
+        return slots[best], scores[best]
+
+
+def _of(exclude: Exclusions | None, rows: list[int]) -> Exclusions | None:
+    return [exclude[row] for row in rows] if exclude is not None else None
 
 
 def _drop(slots: NDArray[np.int64], exclude: Exclusions | None, closed: NDArray[np.int64]) -> None:

@@ -30,11 +30,11 @@ class ListsState:
 
 
 def list_count(rows: int) -> int:
-    """How many lists suit a number of rows: the power of two nearest to 2.5 times its square root, at least 1.
+    """How many lists suit a number of rows: the power of two nearest to 4.5 times its square root, at least 1.
 
     More lists are shorter, but finding the nearest ones takes longer, as does putting a row into one.
     """
-    return int(2 ** round(np.log2(max(1.0, 2.5 * np.sqrt(rows))))) if rows > 0 else 1
+    return int(2 ** round(np.log2(max(1.0, 4.5 * np.sqrt(rows))))) if rows > 0 else 1
 
 
 def train_centroids(rows: NDArray[np.float32], lists: int, *, seed: int) -> NDArray[np.float32]:
@@ -67,6 +67,8 @@ class InvertedLists:
         self._quantizer = quantizer  # FAISS keeps a pointer only
         self._index.train(np.zeros((1, dim), dtype=np.float32))  # float16 has nothing to learn; the centroids are there
         self._index.set_direct_map_type(_HASH_TABLE)
+        self._probes = 1
+        self._zeros: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
         self.list_of: NDArray[np.int32] = np.full(1024, -1, dtype=np.int32)  # by slot, -1: not in any list
         self.sizes: NDArray[np.int64] = np.zeros(self.count, dtype=np.int64)  # rows by list
 
@@ -101,7 +103,7 @@ class InvertedLists:
 
     def by_nearness(self, query: torch.Tensor) -> NDArray[np.int64]:
         """All lists, the nearest to the (D,) float32 query first: (L,) int64."""
-        return np.argsort(-(self._centroids @ query).numpy())
+        return np.argsort(-torch.mv(self._centroids, query).numpy())
 
     def ranks(self, queries: torch.Tensor) -> torch.Tensor:
         """Each list's place in the order in which each query looks at them: (Q, D) float32 -> (Q, L) int64."""
@@ -128,25 +130,43 @@ class InvertedLists:
             self.sizes -= np.bincount(self.list_of[present], minlength=self.count)
             self.list_of[present] = -1
 
-    def search(
-        self, queries: NDArray[np.float32], k: int, probes: int, bits: NDArray[np.uint8] | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The best k in the `probes` nearest lists: (B, D) float32 -> slots (B, k) int64, -1 for none, and scores (B, k).
-
-        bits: the slots that may be returned, packed little-endian by slot, at least up to the highest slot in the lists.
-        """
+    def search(self, queries: NDArray[np.float32], k: int, probes: int) -> NDArray[np.int64]:
+        """The slots of the best k rows in each query's nearest lists, best first: (B, D) -> (B, k) int64, -1 at the end."""
         count = len(queries)
         scores = np.empty((count, k), dtype=np.float32)
         slots = np.empty((count, k), dtype=np.int64)
-        parameters = None
-        if bits is None:
-            self._index.nprobe = probes
-        else:
-            # The selector keeps a pointer, so it lives as long as `bits`: this call.
-            selector = faiss.IDSelectorBitmap(8 * len(bits), faiss.swig_ptr(bits))
-            parameters = _SearchParameters(sel=selector, nprobe=probes)
-        self._index.search_c(count, faiss.swig_ptr(queries), k, faiss.swig_ptr(scores), faiss.swig_ptr(slots), parameters)
-        return slots, scores
+        if probes != self._probes:  # which costs as much as a tenth of a search
+            self._index.nprobe = self._probes = probes
+        pointer = faiss.swig_ptr
+        self._index.search_c(count, pointer(queries), k, pointer(scores), pointer(slots))
+        return slots
+
+    def search_bits(
+        self, query: NDArray[np.float32], k: int, lists: NDArray[np.int64], bits: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """The slots of the best k rows among those that a bitmap lets through: (D,) float32 -> (k,) int64, -1 at the end.
+
+        lists: (P,) int64, where to look, the nearest first: what comes later then hardly changes the hits, which is faster.
+        bits: packed little-endian by slot, up to the highest in the lists.
+        """
+        scores = np.empty(k, dtype=np.float32)
+        slots = np.empty(k, dtype=np.int64)
+        lists = np.ascontiguousarray(lists)
+        pointer = faiss.swig_ptr
+        # The selector keeps a pointer, so it lives as long as `bits`: this call.
+        selector = faiss.IDSelectorBitmap(len(bits), pointer(bits))
+        parameters = _SearchParameters(nprobe=len(lists), sel=selector)
+        # The lists' own scores, for which FAISS asks, are needed for rows kept as residuals only.
+        unused = self._no_scores(len(lists))
+        self._index.search_preassigned_c(
+            1, pointer(query), k, pointer(lists), pointer(unused), pointer(scores), pointer(slots), False, parameters
+        )
+        return slots
+
+    def _no_scores(self, count: int) -> NDArray[np.float32]:
+        if len(self._zeros) < count:
+            self._zeros = np.zeros(count, dtype=np.float32)
+        return self._zeros
 
     def _reach(self, slots: NDArray[np.int64]) -> None:
         if len(slots) and slots.max() >= len(self.list_of):

@@ -35,6 +35,7 @@ class VectorMatrix:
         self.chunk_rows = chunk_rows
         self.padded = padded
         self.chunks: list[torch.Tensor] = []  # each (chunk_rows, D + padded) of dtype
+        self._on_host: list[NDArray[np.float32]] = []  # the same rows, on a CPU
         self.has_vector: NDArray[np.bool_] = np.zeros(0, dtype=bool)  # (chunks * chunk_rows,)
 
     @property
@@ -73,13 +74,22 @@ class VectorMatrix:
         if isinstance(slots, slice):
             inside_slice: NDArray[np.bool_] = self.has_vector[slots]
             return np.pad(inside_slice, (0, slots.stop - slots.start - len(inside_slice)))
-        if len(slots) and slots.max() < self.capacity:
-            held: NDArray[np.bool_] = self.has_vector[slots]
+        try:
+            held: NDArray[np.bool_] = self.has_vector.take(slots)
             return held
+        except IndexError:  # slots that have no row yet are the exception, and looking for them costs more than the rest
+            pass
         held = np.zeros(len(slots), dtype=bool)
         inside = slots < self.capacity
         held[inside] = self.has_vector[slots[inside]]
         return held
+
+    def read_on_host(self, slots: NDArray[np.int64]) -> NDArray[np.float32]:
+        """`read` into the host's memory: (n,) int64 -> (n, D) float32. For few rows this is several times faster on a CPU."""
+        if len(self._on_host) == 1:
+            rows = self._on_host[0].take(slots, axis=0)
+            return rows if self.dtype is torch.float32 else rows.astype(np.float32)
+        return self.read(slots).cpu().numpy()
 
     def read(self, slots: NDArray[np.int64]) -> torch.Tensor:
         """The rows of the slots, in their order: (n,) int64 -> (n, D) float32 on the matrix's device."""
@@ -97,6 +107,8 @@ class VectorMatrix:
     def _reach(self, extent: int) -> None:
         while self.capacity < extent:
             self.chunks.append(self._zeros(self.chunk_rows, self.dim + self.padded))
+            if self.device.type == "cpu":
+                self._on_host.append(self.chunks[-1].numpy()[:, : self.dim])
             self.has_vector = np.concatenate([self.has_vector, np.zeros(self.chunk_rows, dtype=bool)])
 
     def _zeros(self, rows: int, columns: int) -> torch.Tensor:

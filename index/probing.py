@@ -19,10 +19,8 @@ _LOG_KS = np.log(KS)
 _LOG_SHARES = -np.log(SHARES)  # ascending
 SAMPLE = 1024
 """Queries that a calibration uses at most; half of them where a filter lets a part through."""
-# Standard errors of the sample's mean recall that are kept between it and the target. One-sided 99 % for what another sample of
-# the same size would say: 2.33 times the square root of 2.
-_CONFIDENCE = 3.3
-_ROUNDING = 0.002  # recall that lists lose at most because their rows are float16
+_CONFIDENCE = 2.0  # standard errors of the sample's mean recall between it and the target: one-sided 98 %
+_ROUNDING = 0.001  # recall that lists lose at most because their rows are float16
 _QUERIES_AT_ONCE = 16
 _ROWS_AT_ONCE = 16_384
 
@@ -68,7 +66,7 @@ def calibrate(
     """Measures the table: for random subsets of the rows, where the truly best of them lie in each query's order of lists.
 
     slots: (n,) int64, all in the lists; rows: their vectors, (n, D) float32 or float16; queries: (Q, D) float32, like those
-    that will be asked. The work is torch's, which lets other threads run. A number of lists is enough if mean recall, less 3.3
+    that will be asked. The work is torch's, which lets other threads run. A number of lists is enough if mean recall, less 2
     standard errors, reaches the target.
     """
     queries = queries[:SAMPLE]

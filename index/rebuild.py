@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
@@ -13,15 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index.build import Built, build_lists
+from index.build import BuildStopped, Built, build_lists
 from index.items import ItemIndex, Searched
 from index.ivf import SLICE, IvfSearch, sync
+from index.probing import SAMPLE
+from index.slot_queue import SlotQueue
 
 _log = logging.getLogger(__name__)
 GROWTH = 1.5
 """Lists are built anew when there are this many times more rows than when they were built, or fewer by it."""
+_ROWS_MIN = 1024  # with fewer rows than this, lists need not be built anew for growth
 _COPIED_AT_ONCE = 8192  # rows: well under a millisecond
 _SHORTFALL = 0.02  # lists whose checked recall is lower than the target by this are not used
+_PATIENCE_S = 2.0  # for the building thread to see that it is not wanted any more
 _NICENESS = 10  # of the building thread: searches come first
 
 
@@ -65,14 +68,15 @@ class Rebuild:
         self._seed = seed
         self._list_count = lists
         self._state = _State.IDLE
-        self._rows_built = 0
-        self._recorded: deque[NDArray[np.int64]] = deque()
-        self._slots: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._rows: torch.Tensor = torch.zeros(0)
+        self._rows_tried: int | None = None  # how many there were for the last lists, or would have been
+        self._recorded = SlotQueue()
+        self._parts: list[tuple[NDArray[np.int64], torch.Tensor]] = []  # copied: slots, and rows as float16
         self._copied = 0
+        self._extent = 0
         self._thread: threading.Thread | None = None
         self._built: Built | None = None
-        self._failed = False
+        self._stopping = threading.Event()
+        self._ended = False  # the building thread has nothing left to do
 
     @property
     def running(self) -> bool:
@@ -80,31 +84,35 @@ class Rebuild:
         return self._state is not _State.IDLE
 
     def due(self) -> bool:
-        """Whether there are no lists yet, or too many or too few rows for them."""
-        if self.running or self._failed:
+        """Whether there are no lists yet, or too many or too few rows for them; after a failure, when that has changed much."""
+        if self.running:
             return False
-        lists = self._engine.lists
-        if lists is None:
-            return bool(len(self._index.slots))
-        return not self._rows_built / GROWTH <= len(lists) <= max(self._rows_built, 1024) * GROWTH
+        rows = len(self._index.slots) if self._engine.lists is None else len(self._engine.lists)
+        if self._rows_tried is None:
+            return rows > 0
+        return not self._rows_tried / GROWTH <= rows <= max(self._rows_tried, _ROWS_MIN) * GROWTH
 
     def start(self) -> None:
         """Sets the watermark; `step` does the rest. Nothing if a rebuild is under way."""
         if self.running:
             return
-        extent = np.arange(self._index.slots.extent)
-        self._slots = extent[self._index.slots.eligible(extent) & self._index.matrix.holds(extent)]
-        self._rows = torch.empty(len(self._slots), self._index.matrix.dim, dtype=torch.float16)
-        self._copied = 0
         self._recorded.clear()
-        self._failed = False
-        self._state = _State.COPYING if len(self._slots) else _State.IDLE
+        self._parts = []
+        self._copied = 0
+        self._extent = self._index.slots.extent
+        self._rows_tried = len(self._index.slots) if self._engine.lists is None else len(self._engine.lists)
+        self._state = _State.COPYING
 
-    def adopt(self, built: Built) -> None:
-        """Puts lists to use that were made of all that may be returned now, from a snapshot for example."""
-        self._engine.use(built.lists, built.table, gather_rows=built.gather_rows)
+    def adopt(self, built: Built, *, made_for: int) -> None:
+        """Puts lists to use that were made of all that may be returned now, from a snapshot for example.
+
+        made_for: how many rows their centroids were trained for.
+        """
+        old = [self._engine.use(built.lists, built.table, gather_rows=built.gather_rows)]
         self._index.settle()  # what waited for the old lists is in the new ones
-        self._rows_built = len(built.lists)
+        self._rows_tried = made_for
+        # In a thread of its own: to free a million rows takes a tenth of a second.
+        threading.Thread(target=old.clear, name="index-free", daemon=True).start()
 
     def changed(self, slots: NDArray[np.int64]) -> None:
         """See `Watcher.changed`."""
@@ -129,66 +137,87 @@ class Rebuild:
     def finish(self) -> None:
         """Completes what is under way, waiting for it. For the start of a server, before anything is asked."""
         while self.step() or self.running:
-            if self._thread is not None:
-                self._thread.join()
+            self.wait()
 
-    def close(self) -> None:
-        """Waits for the building thread, whose work is lost."""
+    def wait(self) -> None:
+        """Waits for the building thread, if there is one."""
         if self._thread is not None:
             self._thread.join()
 
-    def _copy(self) -> None:
-        part = slice(self._copied, self._copied + _COPIED_AT_ONCE)
-        self._rows[part] = self._index.matrix.read(self._slots[part]).to("cpu", torch.float16)
-        self._copied = part.stop
-        if self._copied >= len(self._slots):
-            queries = self._queries()
-            if queries is None or not len(queries):
-                order = torch.randperm(len(self._rows), generator=torch.Generator().manual_seed(self._seed))
-                queries = self._rows[order[:1024]].to(torch.float32)
-            self._state = _State.BUILDING
-            self._thread = threading.Thread(target=self._build, args=(queries,), name="index-rebuild", daemon=True)
-            self._thread.start()
+    def close(self) -> None:
+        """Ends the building thread, whose work is lost. k-means cannot be stopped half way: it is left to the process's end."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(_PATIENCE_S)
 
-    def _build(self, queries: torch.Tensor) -> None:
+    def _copy(self) -> None:
+        """The next slots of what may be returned. Later changes are recorded, those of slots that are not copied yet too."""
+        slots = np.arange(self._copied, min(self._copied + _COPIED_AT_ONCE, self._extent))
+        slots = slots[self._index.slots.eligible(slots) & self._index.matrix.holds(slots)]
+        self._parts.append((slots, self._index.matrix.read(slots).to("cpu", torch.float16)))
+        self._copied += _COPIED_AT_ONCE
+        if self._copied < self._extent:
+            return
+        if not any(len(part) for part, _ in self._parts):
+            self._end()
+            return
+        self._state, self._ended, self._built = _State.BUILDING, False, None
+        arguments = (self._parts, self._queries())
+        self._parts = []
+        self._thread = threading.Thread(target=self._build, args=arguments, name="index-rebuild", daemon=True)
+        self._thread.start()
+
+    def _build(self, parts: list[tuple[NDArray[np.int64], torch.Tensor]], queries: torch.Tensor | None) -> None:
         """In a thread of its own, on copied rows only."""
         try:
             with suppress(OSError):  # where it is not permitted, the building competes with the searches
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
             faiss.omp_set_num_threads(1)
+            slots, rows = np.concatenate([part for part, _ in parts]), torch.cat([part for _, part in parts])
+            parts.clear()
+            if queries is None or not len(queries):
+                some = torch.randint(len(rows), (SAMPLE,), generator=torch.Generator().manual_seed(self._seed))
+                queries = rows.index_select(0, some).to(torch.float32)
             self._built = build_lists(
-                self._slots, self._rows, queries, target=self._target, seed=self._seed, lists=self._list_count
+                slots,
+                rows,
+                queries,
+                target=self._target,
+                seed=self._seed,
+                lists=self._list_count,
+                stopping=self._stopping.is_set,
             )
+        except BuildStopped:
+            _log.info("building new lists was given up")
         except Exception:
             _log.error("building new lists failed; the old ones stay in use", exc_info=True)
         finally:
+            self._ended = True
             self._wake()
 
     def _look_at_thread(self) -> bool:
-        if self._thread is not None and self._thread.is_alive() and self._built is None:
+        if not self._ended:
             return False
         self._thread = None
         built = self._built
-        if built is None or built.recall < self._target - _SHORTFALL:
-            if built is not None:
-                _log.error("new lists reach a recall of %.3f only, for a target of %.3f; not used", built.recall, self._target)
-            self._failed = True  # until something asks for a rebuild again
-            self._end()
-            return False
-        self._state = _State.REPLAYING
-        return True
+        if built is not None and built.recall >= self._target - _SHORTFALL:
+            self._state = _State.REPLAYING
+            return True
+        if built is not None:
+            _log.error("new lists reach a recall of %.3f only, for a target of %.3f; not used", built.recall, self._target)
+        self._end()
+        return False
 
     def _replay(self) -> None:
         built = self._built
         if built is None:
             raise RuntimeError("there is nothing to replay into")
         if self._recorded:
-            slots = self._recorded.popleft()
-            if len(slots) > SLICE:
-                self._recorded.appendleft(slots[SLICE:])
-            sync(built.lists, self._index.slots, self._index.matrix, np.unique(slots[:SLICE]))
+            slots = self._recorded.take(SLICE)
+            sync(built.lists, self._index.slots, self._index.matrix, np.unique(slots))
+            self._recorded.done(len(slots))
             return
-        self.adopt(built)
+        self.adopt(built, made_for=len(built.lists))
         self._swapped(built)
         self._end()
 
@@ -196,4 +225,4 @@ class Rebuild:
         self._state = _State.IDLE
         self._built = None
         self._recorded.clear()
-        self._slots, self._rows = np.zeros(0, dtype=np.int64), torch.zeros(0)
+        self._parts = []

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from index.build import build_lists
 from index.ivf import IvfSearch
+from index.lists import InvertedLists
 from index.rebuild import Rebuild
 from tests.index.engines import faiss_ivf, unit_rows
 
@@ -44,7 +46,7 @@ class Indexed:
         """Up to the moment when the new lists are there, and nothing is replayed yet."""
         while self.rebuild.step():
             pass
-        self.rebuild.close()
+        self.rebuild.wait()
 
 
 def test_the_first_lists_are_built_when_there_are_items():
@@ -120,6 +122,10 @@ def test_lists_that_miss_the_target_are_not_used(caplog: pytest.LogCaptureFixtur
     assert indexed.engine.lists is None
     assert indexed.swaps == []
     assert not indexed.rebuild.step()  # nor are they built again and again
+    monkeypatch.undo()
+    indexed.add(2_000, 3_100)
+    indexed.rebuild.finish()  # but when there is more to build them of
+    assert indexed.engine.lists is not None
     assert indexed.find(3)[0] == "3"  # exactly, as before
 
 
@@ -142,3 +148,64 @@ def test_the_real_queries_are_what_is_calibrated_on():
     narrow.rebuild.finish()
     wide.rebuild.finish()
     assert not np.array_equal(narrow.engine.table.needed, wide.engine.table.needed)
+
+
+def test_rows_that_are_the_same_do_not_count_as_missed():
+    """Which of them are found is chance: recall goes by score."""
+    indexed = Indexed(0)
+    indexed.vectors[500:1_500] = indexed.vectors[0]
+    indexed.add(0, 3_000)
+    indexed.rebuild.finish()
+    assert indexed.swaps and indexed.swaps[0] >= 0.9
+
+
+def test_nothing_is_built_for_items_that_are_all_gone():
+    indexed = Indexed()
+    indexed.rebuild.finish()
+    slots = np.array([indexed.index.slots.remove(str(number)) for number in range(2_000)])
+    indexed.index.clear_vectors(slots)
+    indexed.index.finish()
+    while indexed.rebuild.step():
+        pass
+    assert not indexed.rebuild.due()
+    indexed.add(2_000, 4_000)
+    indexed.index.finish()
+    assert indexed.find(3_000)[0] == "3000"
+
+
+def test_a_rebuild_that_is_closed_is_given_up_and_changes_nothing(caplog: pytest.LogCaptureFixture):
+    indexed = Indexed()
+    indexed.rebuild.start()
+    indexed.rebuild.close()
+    with caplog.at_level(logging.INFO):
+        indexed.step_until_built()
+        indexed.rebuild.step()
+    assert "given up" in caplog.text
+    assert indexed.engine.lists is None
+
+
+def test_lists_from_a_snapshot_of_few_items_are_built_anew_when_there_are_many():
+    indexed = Indexed()
+    indexed.rebuild.finish()
+    slots = np.arange(2_000)
+    built = build_lists(slots, indexed.index.matrix.read(slots), torch.from_numpy(unit_rows(64, 3, DIM)), target=0.9)
+    indexed.rebuild.adopt(built, made_for=500)
+    assert indexed.rebuild.due()
+
+
+def test_what_could_not_be_settled_is_settled_later(monkeypatch: pytest.MonkeyPatch):
+    indexed = Indexed()
+    indexed.rebuild.finish()
+    put = InvertedLists.put
+    indexed.add(2_000, 2_001)
+
+    def fail(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(InvertedLists, "put", fail)
+    with pytest.raises(MemoryError):
+        indexed.index.settle()
+    monkeypatch.setattr(InvertedLists, "put", put)
+    assert indexed.index.settled < indexed.index.queued
+    indexed.index.finish()
+    assert indexed.find(2_000)[0] == "2000"

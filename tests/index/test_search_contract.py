@@ -95,7 +95,7 @@ class IndexMachine(RuleBasedStateMachine):
             if start:
                 watcher.start()
             for _ in range(steps):
-                watcher.close()  # the building thread has ended
+                watcher.wait()  # the building thread has ended
                 watcher.step()
 
     @rule(seed=seeds, k=st.integers(1, 40), excluded=st.lists(ids, max_size=10), names=st.tuples(filters, filters, filters))
