@@ -49,3 +49,10 @@ def test_writing_nothing_is_fine():
     vectors = matrix()
     vectors.write(np.array([], dtype=np.int64), np.zeros((0, 3), dtype=np.float32))
     assert vectors.capacity == 0
+
+
+def test_a_slice_of_slots_says_the_same_as_its_slots_also_beyond_the_last_row():
+    matrix = VectorMatrix(2, chunk_rows=4)
+    matrix.write(np.array([1, 6]), np.ones((2, 2), dtype=np.float32))
+    for start, stop in ((0, 8), (1, 3), (5, 12), (9, 11), (3, 3)):
+        assert matrix.holds(slice(start, stop)).tolist() == matrix.holds(np.arange(start, stop)).tolist()
