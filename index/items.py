@@ -43,6 +43,10 @@ class Watcher(Protocol):
         """The vectors, life, availability or attributes of these slots changed: (n,) int64."""
         ...
 
+    def wants_answer(self) -> bool:
+        """Whether it wants to see the next answer. Asked at every one."""
+        ...
+
     def searched(self, searched: Searched) -> None:
         """The engine answered a query."""
         ...
@@ -132,7 +136,8 @@ class ItemIndex:
             mask = masks[row] if masks is not None else None
             found.append(self._recheck(hits.slots[row, :k], hits.scores[row, :k], excluded, mask))
             for watcher in self.watchers if not exact else ():
-                watcher.searched(Searched(queries[row], k, excluded, mask, found[-1].slots))
+                if watcher.wants_answer():
+                    watcher.searched(Searched(queries[row], k, excluded, mask, found[-1].slots))
         return found
 
     def mask(self, filter_: Filter) -> SlotMask:

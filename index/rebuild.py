@@ -119,8 +119,12 @@ class Rebuild:
         if self.running:
             self._recorded.append(slots)
 
+    def wants_answer(self) -> bool:
+        """See `Watcher.wants_answer`: there is nothing to learn."""
+        return False
+
     def searched(self, searched: Searched) -> None:
-        """See `Watcher.searched`: nothing to learn."""
+        """See `Watcher.searched`."""
 
     def step(self) -> bool:
         """Does a little of what there is to do; False if there is nothing to do now."""

@@ -75,10 +75,12 @@ class RecallMonitor:
         """See `Watcher.changed`."""
         self._changes.append(slots)
 
+    def wants_answer(self) -> bool:
+        """See `Watcher.wants_answer`."""
+        return self._random.random() < self._share
+
     def searched(self, searched: Searched) -> None:
         """See `Watcher.searched`."""
-        if self._random.random() >= self._share:
-            return
         query = searched.query.clone()  # of a batch that would be kept as a whole
         self._recent.append(query)
         if len(self._waiting) >= _WAITING_MAX:

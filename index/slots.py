@@ -28,7 +28,7 @@ class SlotTable:
         self.extent = 0  # one past the highest slot ever used
         self.ids: NDArray[np.object_] = np.empty(capacity, dtype=object)  # (capacity,) item id or None
         self.live: NDArray[np.bool_] = np.zeros(capacity, dtype=bool)  # (capacity,)
-        self.available: NDArray[np.bool_] = np.zeros(capacity, dtype=bool)  # (capacity,)
+        self.available: NDArray[np.bool_] = np.zeros(capacity, dtype=bool)  # (capacity,) set for live slots alone
         self.columns = AttributeColumns(capacity)  # what filters compare; a slot's attributes are cleared with its item
 
     def __len__(self) -> int:
@@ -86,9 +86,9 @@ class SlotTable:
         self._free.append(slot)
 
     def eligible(self, slots: NDArray[np.int64] | slice) -> NDArray[np.bool_]:
-        """Which of the slots, or of a slice of n, may be returned as candidates: (n,) bool."""
-        eligible: NDArray[np.bool_] = self.live[slots] & self.available[slots]
-        return eligible
+        """Which of the slots, or of a slice of n, may be returned as candidates: (n,) bool. What is available is live."""
+        eligible: NDArray[np.bool_] = self.available[slots]
+        return eligible.copy() if isinstance(slots, slice) else eligible
 
     def _take(self) -> int:
         if self._free:
