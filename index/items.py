@@ -144,6 +144,10 @@ class ItemIndex:
         """What a filter lets through now. Raises FilterError if it cannot be applied."""
         return self._masks.mask(filter_)
 
+    def is_ready(self, filter_: Filter) -> bool:
+        """Whether a search with the filter need not wait for its mask. Any thread may ask."""
+        return self._masks.is_ready(filter_)
+
     def prepare(self, filter_: Filter) -> Iterator[None]:
         """Computes a mask in short steps, so that a search with a filter of many ids does not wait for it: see `MaskCache`."""
         return self._masks.prepare(filter_)

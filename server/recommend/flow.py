@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
-from operator import length_hint
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,11 +87,9 @@ class Recommender:
 
         A filter that the index knows, or that takes no time, costs no turn of the engine.
         """
-        if chosen is None:
-            return
-        steps = self._release().index.prepare(chosen)
-        if length_hint(steps, 1):
-            await result_of(self._engine.call_in_steps(lambda: _in_steps(steps)), deadline, late=_LATE)
+        index = self._release().index
+        if chosen is not None and not index.is_ready(chosen):
+            await result_of(self._engine.call_in_steps(lambda: _in_steps(index.prepare(chosen))), deadline, late=_LATE)
 
     def start(self, ask: Ask, deadline: float) -> Future[Answer]:
         """Identify and permit: turns the ask into a query for the engine, which refreshes and searches."""
