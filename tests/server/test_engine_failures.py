@@ -154,9 +154,7 @@ def test_every_librarys_way_to_say_out_of_memory_is_understood():
     faiss_says = "StandardGpuResources: alloc fail type TemporaryMemoryOverflow (cudaMalloc error out of memory [2])"
     assert is_out_of_memory(RuntimeError(faiss_says))
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
-    torch_says = (
-        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
-    )
+    torch_says = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
     assert is_out_of_memory(RuntimeError(torch_says))
     with pytest.raises(RuntimeError) as refused:
         torch.empty(1 << 60)
