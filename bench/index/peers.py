@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bench.index.engines import Engine, Filter, Labels, Setting, pad
 
 EF_CONSTRUCTION = 200
+"""With M 32, the default, hnswlib answers faster at recalls of .93 and above than with 16 or 24 (200,000 x 64, generated)."""
 _LADDER_STEP = 1.12  # so that no engine is measured at much more recall than was asked for
 _LADDER_END = 8192
 
