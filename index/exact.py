@@ -12,7 +12,7 @@ from index.filters.masks import SlotMask
 from index.matrix import VectorMatrix
 from index.search import Exclusions, Hits, Masks, check_search, no_hits
 from index.slots import SlotTable
-from index.topk import TILE, prunes, tile_maxima, top_k, top_k_of_tiles
+from index.topk import TILE, Tiles, prunes, tile_maxima, tiles_of, top_k, top_k_of_tiles
 
 GATHER_SHARE = 0.25
 """A mask that lets through less than this share of the slots is searched by gathering its rows.
@@ -24,6 +24,8 @@ _MASKS_KEPT = 4  # as biases, of 4 bytes a row
 GATHERED_AT_ONCE = 16_384
 """Rows that are copied together when a mask's rows are gathered: 4 MiB at 64 float32 components."""
 _BLOCK_SCORES = 256 * 1024  # scores of one matmul on a CPU: 1 MiB, so that they are in its cache when their maxima are taken
+_TILES_KEPT = 64  # of so many sizes of batches and catalogues
+_PAGE = 4096  # rows of one matmul at least; and slots that are counted together
 
 
 class _Block(NamedTuple):
@@ -49,9 +51,11 @@ class ExactSearch:
         self._matrix = matrix
         self._bias: list[torch.Tensor] = []  # each (chunk_rows,) float32
         self._mask_biases: OrderedDict[SlotMask, tuple[tuple[int, int], list[torch.Tensor]]] = OrderedDict()
-        self._scratch = torch.empty(
-            0, device=matrix.device
-        )  # scores: fresh pages at every search would cost as much as the scan
+        self._open: NDArray[np.bool_] = np.zeros(0, dtype=bool)  # by slot: the bias is 0
+        self._closed: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # by page: slots whose bias is -inf
+        self._tiles: dict[tuple[tuple[int, ...], int], Tiles] = {}
+        # Scores: fresh memory at every search would cost as much as the scan.
+        self._scratch = torch.empty(0, device=matrix.device)
         self.update(np.arange(slots.extent))
 
     def update(self, slots: NDArray[np.int64]) -> None:
@@ -59,11 +63,16 @@ class ExactSearch:
         matrix = self._matrix
         while len(self._bias) < len(matrix.chunks):
             self._bias.append(torch.full((matrix.chunk_rows,), -torch.inf, device=matrix.device))
-        slots = slots[slots < matrix.capacity]
+            self._open = np.concatenate([self._open, np.zeros(matrix.chunk_rows, dtype=bool)])
+            pages = -(-len(self._open) // _PAGE)
+            self._closed = np.bincount(np.flatnonzero(~self._open) // _PAGE, minlength=pages)
+        slots = np.unique(slots[slots < matrix.capacity])
         permitted = self._slots.eligible(slots) & matrix.holds(slots)
         bias = torch.from_numpy(np.where(permitted, np.float32(0), np.float32(-np.inf))).to(matrix.device)
         for number, inside, where in matrix.by_chunk(slots):
             self._bias[number][inside] = bias if where is None else bias[where]
+        np.add.at(self._closed, slots // _PAGE, self._open[slots].astype(np.int64) - permitted)
+        self._open[slots] = permitted
 
     def settle(self) -> int:
         """See `Search.settle`."""
@@ -105,7 +114,7 @@ class ExactSearch:
 
     def _gathered_scores(self, queries: torch.Tensor, slots: NDArray[np.int64]) -> torch.Tensor:
         """Inner products with the slots' rows: (B, m) float32. The rows are read some at a time, not copied as a whole."""
-        scores = self._scores(len(queries), len(slots))
+        scores = self._room(len(queries) * len(slots)).view(len(queries), len(slots))
         for start in range(0, len(slots), GATHERED_AT_ONCE):
             rows = self._matrix.read(slots[start : start + GATHERED_AT_ONCE])  # (<= rows, D) float32
             torch.mm(queries, rows.T, out=scores[:, start : start + len(rows)])
@@ -129,7 +138,7 @@ class ExactSearch:
         """The used rows in blocks, as many together as there is room for their scores. Whole tiles: unused rows have -inf."""
         chunk_rows = self._matrix.chunk_rows
         on_cpu = self._matrix.device.type == "cpu"
-        step = max(TILE, _BLOCK_SCORES // queries // TILE * TILE) if on_cpu else chunk_rows
+        step = max(_PAGE, _BLOCK_SCORES // queries // TILE * TILE) if on_cpu else chunk_rows
         step = min(step, max(TILE, _SCORES_MAX // queries // TILE * TILE))
         blocks: list[_Block] = []
         held = 0
@@ -155,32 +164,44 @@ class ExactSearch:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The best of the rows of adjacent blocks: scores (B, <=k) float32, best first, and slots (B, <=k) int64."""
         count, total = len(queries), sum(block.rows for block in blocks)
-        scores = self._scores(count, total)
+        memory = self._room(count * total)  # block behind block: rows of one block far apart would fight for the cache
         prune = prunes(total, k) and all(block.rows % TILE == 0 for block in blocks)
         maxima = torch.empty(count, total // TILE, device=queries.device) if prune else None
+        parts = []
         at = 0
         for block in blocks:
-            part = scores[:, at : at + block.rows]
+            part = memory[count * at : count * (at + block.rows)].view(count, block.rows)
             end = block.start + block.rows
             chunk = self._matrix.chunks[block.chunk][block.start : end, : self._matrix.dim]  # (rows, D)
-            _score(queries, chunk, bias[block.chunk][block.start : end], part)
+            pages = slice(block.slot // _PAGE, -(-(block.slot + block.rows) // _PAGE))
+            needless = bias is self._bias and not self._closed[pages].any()  # every row of the block may be returned
+            _score(queries, chunk, None if needless else bias[block.chunk][block.start : end], part)
             if excluded is not None:
                 own = excluded.between(block.slot, block.slot + block.rows)
                 _rule_out(part, own.rows, own.slots - block.slot)
             if maxima is not None:
                 maxima[:, at // TILE : (at + block.rows) // TILE] = tile_maxima(part)
+            parts.append(part)
             at += block.rows
         if maxima is not None:
-            values, places = top_k_of_tiles(scores, maxima, k)
+            values, places = top_k_of_tiles(memory, maxima, self._tiles_of(tuple(block.rows for block in blocks), count), k)
         else:
-            values, places = torch.topk(scores, min(k, total), dim=1)
+            values, places = torch.topk(torch.cat(parts, dim=1), min(k, total), dim=1)
         return values, places + blocks[0].slot
 
-    def _scores(self, rows: int, columns: int) -> torch.Tensor:
-        """Room for (rows, columns) float32 scores, used again by the next search."""
-        if self._scratch.numel() < rows * columns:
-            self._scratch = torch.empty(rows * columns, device=self._matrix.device)
-        return self._scratch[: rows * columns].view(rows, columns)
+    def _tiles_of(self, blocks: tuple[int, ...], queries: int) -> Tiles:
+        known = self._tiles.get((blocks, queries))
+        if known is None:
+            if len(self._tiles) >= _TILES_KEPT:
+                self._tiles.clear()
+            known = self._tiles[blocks, queries] = tiles_of(blocks, queries, self._matrix.device)
+        return known
+
+    def _room(self, count: int) -> torch.Tensor:
+        """Room for so many float32 scores, used again by the next search."""
+        if self._scratch.numel() < count:
+            self._scratch = torch.empty(count, device=self._matrix.device)
+        return self._scratch[:count]
 
     def _mask_bias(self, mask: SlotMask) -> list[torch.Tensor]:
         """A mask as a bias: 0 where it lets a slot pass, -inf elsewhere; one (chunk_rows,) float32 for each chunk.
@@ -216,7 +237,7 @@ def group_by_mask(masks: Masks) -> Iterator[tuple[SlotMask | None, list[int]]]:
     yield from groups.values()
 
 
-def _score(queries: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> None:
+def _score(queries: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
     """Writes queries @ rows.T + bias to `out`: (B, D) float32, (n, D) float32 or float16, (n,) float32 -> (B, n) float32."""
     if rows.dtype == torch.float32:
         torch.mm(queries, rows.T, out=out)
@@ -224,7 +245,8 @@ def _score(queries: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor, out: t
         torch.mm(queries, rows.to(torch.float32).T, out=out)
     else:  # float16 products, added up and kept in float32; the queries are rounded to float16
         torch.mm(queries.to(rows.dtype), rows.T, out_dtype=torch.float32, out=out)
-    out.add_(bias)  # not addmm, which writes the bias to memory before the product
+    if bias is not None:
+        out.add_(bias)  # not addmm, which writes the bias to memory before the product
 
 
 class _Excluded(NamedTuple):

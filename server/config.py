@@ -77,7 +77,7 @@ class Index(_Section):
     """auto: exact up to 50,000 items on a CPU, faiss-ivf above; exact on a GPU up to 30,000,000."""
     recall: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
     """Of an approximate index: the part of the true best 100 that it is built to find."""
-    recall_margin: Annotated[float, Field(ge=0.005, le=0.5)] = 0.05
+    recall_margin: Annotated[float, Field(ge=0.005, le=0.5)] = 0.02
     """When recall on live queries falls this far below `recall`, a warning is logged and the index is built anew, aside."""
     sampled_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Of the queries, how many are compared with exact search in the background; 0 turns it off."""

@@ -8,7 +8,7 @@ import torch
 from bench.index.data import Data
 from bench.index.latency import Lane, Timing, time_in_turn
 from bench.index.ours import TowerbridgeExact
-from index.topk import TILE, tile_maxima, top_k, top_k_of_tiles
+from index.topk import TILE, tile_maxima, tiles_of, top_k, top_k_of_tiles
 
 BATCH = 16
 
@@ -27,11 +27,12 @@ def time_stages(engine: TowerbridgeExact, data: Data, timing: Timing) -> dict[st
     padded[:, : len(rows)] = queries @ rows.T
     scores = torch.empty(BATCH, len(rows))
     maxima = tile_maxima(padded)
+    tiles = tiles_of((padded.shape[1],), None, padded.device)
     search = engine.index.engine
     lanes = {
         "torch_topk": Lane(lambda number: torch.topk(padded, k, dim=1)),
         "tile_topk": Lane(lambda number: top_k(padded, k)),
-        "tile_topk_of_maxima": Lane(lambda number: top_k_of_tiles(padded, maxima, k)),
+        "tile_topk_of_maxima": Lane(lambda number: top_k_of_tiles(padded.view(-1), maxima, tiles, k)),
         "matmul": Lane(lambda number: torch.mm(queries, rows.T, out=scores)),
         "search": Lane(lambda number: search.search(queries, k)),
         "facade": Lane(lambda number: engine.search(queries, k)),

@@ -112,6 +112,7 @@ class CatalogueChanges:
         def steps() -> Steps[None]:
             change()
             yield from release.settle()
+            self._engine.poke()  # the index may have outgrown its lists
 
         return self._engine.call_in_steps(steps)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from index.bundle import read_bundle
 from index.ivf import IvfSearch
 from index.probing import KS, SHARES, ProbeTable
 from server.app import App
@@ -18,7 +19,7 @@ from tests.tiny import write_tiny_bundle
 
 ITEMS = 3_000
 IVF = {"kind": "faiss-ivf", "sampled_share": 0.0}
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +60,13 @@ def test_approximate_answers_have_the_recall_that_was_asked_for(serve: Serve, la
     served = serve(bundle=large_bundle, index=IVF)
     assert served.client.get_release().index_kind == "faiss-ivf"
     lists_of(served)
-    vectors = [vector.tolist() for vector in random_vectors(100, 1)]
+    # Like the items: nobody has been asked for yet, so that their own vectors were what the index was calibrated on.
+    near = read_bundle(large_bundle).item_vectors[::30] + 0.1 * random_vectors(100, 1)
+    vectors = [vector.tolist() for vector in near]
     found = served.client.search_vectors(vectors, limit=100).results
     truth = served.client.search_vectors(vectors, limit=100, exact=True).results
     recall = np.mean([len(set(a.item_ids) & set(b.item_ids)) / 100 for a, b in zip(found, truth, strict=True)])
-    assert recall >= 0.9
+    assert recall >= 0.93
     assert any(list(a.item_ids) != list(b.item_ids) for a, b in zip(found, truth, strict=True))  # it is not exact search
 
 
@@ -159,6 +162,8 @@ def test_when_live_recall_falls_the_index_is_built_anew_for_what_is_asked(serve:
         nearest(served, vector, limit=100)
         if engine.lists is not first:
             break
+        if monitor.alarm:
+            time.sleep(0.02)  # the build has a low priority
         assert time.monotonic() < end
     assert engine.lists is not first
     for vector in vectors[:300]:
@@ -178,4 +183,5 @@ def test_an_index_that_half_as_many_items_were_added_to_is_built_anew(serve: Ser
     while lists_of(served).lists is first:
         assert time.monotonic() < end
         nearest(served, vectors[0])
+        time.sleep(0.02)  # the build has a low priority
     assert [nearest(served, vector) for vector in vectors[::100]] == [[f"new-{n}"] for n in range(0, 1_600, 100)]
