@@ -12,7 +12,7 @@ from index.filters.masks import SlotMask
 from index.matrix import VectorMatrix
 from index.search import Exclusions, Hits, Masks, check_search, no_hits
 from index.slots import SlotTable
-from index.topk import TILE, Tiles, prunes, tile_maxima, tiles_of, top_k, top_k_of_tiles
+from index.topk import TILE, BestSoFar, top_k
 
 GATHER_SHARE = 0.25
 """A mask that lets through less than this share of the slots is searched by gathering its rows.
@@ -23,9 +23,9 @@ _SCORES_MAX = 64 * 1024 * 1024  # scores held at once: 256 MiB
 _MASKS_KEPT = 4  # as biases, of 4 bytes a row
 GATHERED_AT_ONCE = 16_384
 """Rows that are copied together when a mask's rows are gathered: 4 MiB at 64 float32 components."""
-_BLOCK_SCORES = 256 * 1024  # scores of one matmul on a CPU: 1 MiB, so that they are in its cache when their maxima are taken
-_TILES_KEPT = 64  # of so many sizes of batches and catalogues
-_PAGE = 4096  # rows of one matmul at least; and slots that are counted together
+_BLOCK_SCORES = 2 * 1024 * 1024  # scores of one matmul on a CPU: 8 MiB, of which its cache has most when they are looked at
+_BLOCK_ROWS = 65_536  # rows of one matmul on a CPU at least
+_PAGE = 4096  # slots that are counted together
 
 
 class _Block(NamedTuple):
@@ -47,13 +47,15 @@ class ExactSearch:
     kind = "exact"
 
     def __init__(self, slots: SlotTable, matrix: VectorMatrix) -> None:
+        """Raises ValueError if the matrix's chunks are not whole tiles."""
+        if matrix.chunk_rows % TILE:
+            raise ValueError(f"a chunk needs a multiple of {TILE} rows, got {matrix.chunk_rows}")
         self._slots = slots
         self._matrix = matrix
         self._bias: list[torch.Tensor] = []  # each (chunk_rows,) float32
         self._mask_biases: OrderedDict[SlotMask, tuple[tuple[int, int], list[torch.Tensor]]] = OrderedDict()
         self._open: NDArray[np.bool_] = np.zeros(0, dtype=bool)  # by slot: the bias is 0
         self._closed: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # by page: slots whose bias is -inf
-        self._tiles: dict[tuple[tuple[int, ...], int], Tiles] = {}
         # Scores: fresh memory at every search would cost as much as the scan.
         self._scratch = torch.empty(0, device=matrix.device)
         self.update(np.arange(slots.extent))
@@ -123,79 +125,41 @@ class ExactSearch:
     def _scan(self, queries: torch.Tensor, k: int, exclude: Exclusions | None, mask: SlotMask | None) -> Hits:
         bias = self._bias if mask is None else self._mask_bias(mask)
         excluded = _Excluded.of(exclude) if exclude is not None else None
-        parts = [self._scan_blocks(queries, k, blocks, bias, excluded) for blocks in self._passes(len(queries))]
         found = no_hits(len(queries), k)
-        if parts:
-            scores = torch.cat([scores for scores, _ in parts], dim=1)  # (B, passes * <=k) float32
-            slots = torch.cat([slots for _, slots in parts], dim=1)  # (B, passes * <=k) int64
-            if len(parts) > 1:
-                scores, best = torch.topk(scores, min(k, scores.shape[1]), dim=1)
-                slots = torch.gather(slots, 1, best)
-            _fill(found, slots.cpu().numpy(), scores.cpu().numpy())
+        if not self._bias or not self._slots.extent:
+            return found
+        best = BestSoFar(k)
+        for block in self._blocks(len(queries)):
+            best.add(self._block_scores(queries, block, bias, excluded))
+        scores, slots = best.result()  # the blocks are adjacent, so that their columns are slots
+        _fill(found, slots.cpu().numpy(), scores.cpu().numpy())
         return found
 
-    def _passes(self, queries: int) -> Iterator[list[_Block]]:
-        """The used rows in blocks, as many together as there is room for their scores. Whole tiles: unused rows have -inf."""
+    def _blocks(self, queries: int) -> Iterator[_Block]:
+        """The used rows in blocks of whole tiles: rows behind the used ones have -inf."""
         chunk_rows = self._matrix.chunk_rows
         on_cpu = self._matrix.device.type == "cpu"
-        step = max(_PAGE, _BLOCK_SCORES // queries // TILE * TILE) if on_cpu else chunk_rows
+        step = max(_BLOCK_ROWS, _BLOCK_SCORES // queries // TILE * TILE) if on_cpu else chunk_rows  # a GPU's launches cost
         step = min(step, max(TILE, _SCORES_MAX // queries // TILE * TILE))
-        blocks: list[_Block] = []
-        held = 0
         for number in range(min(len(self._bias), -(-self._slots.extent // chunk_rows))):
             used = min(chunk_rows, -(-(self._slots.extent - number * chunk_rows) // TILE) * TILE)
             for start in range(0, used, step):
-                rows = min(step, used - start)
-                if blocks and (held + rows) * queries > _SCORES_MAX:
-                    yield blocks
-                    blocks, held = [], 0
-                blocks.append(_Block(number, start, rows, number * chunk_rows + start))
-                held += rows
-        if blocks:
-            yield blocks
+                yield _Block(number, start, min(step, used - start), number * chunk_rows + start)
 
-    def _scan_blocks(
-        self,
-        queries: torch.Tensor,
-        k: int,
-        blocks: list[_Block],
-        bias: list[torch.Tensor],
-        excluded: "_Excluded | None",
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best of the rows of adjacent blocks: scores (B, <=k) float32, best first, and slots (B, <=k) int64."""
-        count, total = len(queries), sum(block.rows for block in blocks)
-        memory = self._room(count * total)  # block behind block: rows of one block far apart would fight for the cache
-        prune = prunes(total, k) and all(block.rows % TILE == 0 for block in blocks)
-        maxima = torch.empty(count, total // TILE, device=queries.device) if prune else None
-        parts = []
-        at = 0
-        for block in blocks:
-            part = memory[count * at : count * (at + block.rows)].view(count, block.rows)
-            end = block.start + block.rows
-            chunk = self._matrix.chunks[block.chunk][block.start : end, : self._matrix.dim]  # (rows, D)
-            pages = slice(block.slot // _PAGE, -(-(block.slot + block.rows) // _PAGE))
-            needless = bias is self._bias and not self._closed[pages].any()  # every row of the block may be returned
-            _score(queries, chunk, None if needless else bias[block.chunk][block.start : end], part)
-            if excluded is not None:
-                own = excluded.between(block.slot, block.slot + block.rows)
-                _rule_out(part, own.rows, own.slots - block.slot)
-            if maxima is not None:
-                maxima[:, at // TILE : (at + block.rows) // TILE] = tile_maxima(part)
-            parts.append(part)
-            at += block.rows
-        if maxima is not None:
-            values, places = top_k_of_tiles(memory, maxima, self._tiles_of(tuple(block.rows for block in blocks), count), k)
-        else:
-            values, places = torch.topk(torch.cat(parts, dim=1), min(k, total), dim=1)
-        return values, places + blocks[0].slot
-
-    def _tiles_of(self, blocks: tuple[int, ...], queries: int) -> Tiles:
-        known = self._tiles.get((blocks, queries))
-        if known is None:
-            if len(self._tiles) >= _TILES_KEPT:
-                self._tiles.clear()
-            known = self._tiles[blocks, queries] = tiles_of(blocks, queries, self._matrix.device)
-        return known
+    def _block_scores(
+        self, queries: torch.Tensor, block: _Block, bias: list[torch.Tensor], excluded: "_Excluded | None"
+    ) -> torch.Tensor:
+        """The scores of a block's rows, -inf for what must not be returned: (B, rows) float32, valid until the next block's."""
+        end = block.start + block.rows
+        scores = self._room(len(queries) * block.rows).view(len(queries), block.rows)
+        rows = self._matrix.chunks[block.chunk][block.start : end, : self._matrix.dim]  # (rows, D)
+        pages = slice(block.slot // _PAGE, -(-(block.slot + block.rows) // _PAGE))
+        needless = bias is self._bias and not self._closed[pages].any()  # every row of the block may be returned
+        _score(queries, rows, None if needless else bias[block.chunk][block.start : end], scores)
+        if excluded is not None:
+            own = excluded.between(block.slot, block.slot + block.rows)
+            _rule_out(scores, own.rows, own.slots - block.slot)
+        return scores
 
     def _room(self, count: int) -> torch.Tensor:
         """Room for so many float32 scores, used again by the next search."""
