@@ -48,6 +48,13 @@ class Engine:
     slow_filters = False
     """Filtered searches take so long that only a few are measured."""
 
+    _ids: NDArray[np.object_] = np.zeros(0, dtype=object)  # by label; one array for all engines
+
+    @classmethod
+    def name_items(cls, count: int) -> None:
+        """Gives the labels 0 to `count` - 1 their ids."""
+        Engine._ids = np.array([str(label) for label in range(count)], dtype=object)
+
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.effort: float | None = None
@@ -94,8 +101,12 @@ class Engine:
         raise NotImplementedError
 
     def search(self, queries: Any, k: int, filter_: Any = None) -> Any:
-        """The k best; this call is timed."""
+        """The k best, as the engine gives them."""
         raise NotImplementedError
+
+    def answer(self, queries: Any, k: int, filter_: Any = None) -> Any:
+        """The k best with the ids of their items, which are strings, as whoever asks needs them. This call is timed."""
+        return self._ids.take(self.labels(self.search(queries, k, filter_))).tolist()
 
     def labels(self, found: Any) -> Labels:
         """What `search` returned as (B, k) int64 labels, -1 for none."""

@@ -102,7 +102,7 @@ def search_lane(engine: Engine, queries: NDArray[np.float32], batch: int, *, fil
     k = engine.setting.k
     repeated = np.resize(np.arange(len(queries)), max(batch, len(queries) // batch * batch))
     batches = [engine.prepare(np.ascontiguousarray(queries[part])) for part in repeated.reshape(-1, batch)]
-    return Lane(lambda number: engine.search(batches[number % len(batches)], k, filter_))
+    return Lane(lambda number: engine.answer(batches[number % len(batches)], k, filter_))
 
 
 def latencies(

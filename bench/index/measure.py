@@ -76,6 +76,7 @@ def measure(options: Options, data: Data, setting: Setting) -> dict[str, Any]:
     """The results: engines, stages of exact search, streaming if it was asked for, and how long each phase took."""
     kinds: list[type[Engine]] = [TowerbridgeExact, TowerbridgeIvf, *(PEERS[peer] for peer in options.peers)]
     phases = _Phases()
+    Engine.name_items(setting.capacity)
     with phases.phase("truth"), threads(setting.build_threads):
         truth = find_truth(data.vectors, data.queries, options.k)
     with phases.phase("build"):

@@ -74,6 +74,10 @@ class TowerbridgeExact(Engine):
         filters = [filter_] * len(queries) if filter_ is not None else None
         return self.index.search(queries, [k] * len(queries), filters=filters)
 
+    def answer(self, queries: torch.Tensor, k: int, filter_: ItemFilter | None = None) -> list[Candidates]:
+        """See `Engine.answer`: candidates have their items' ids."""
+        return self.search(queries, k, filter_)
+
     def labels(self, found: list[Candidates]) -> Labels:
         """See `Engine.labels`."""
         labels = np.full((len(found), self.setting.k), -1, dtype=np.int64)

@@ -22,7 +22,8 @@ _NOTES = {
     "effort": "peers: the first ef of a ladder of 12 % steps that reaches the recall on the measured queries themselves; "
     "towerbridge-ivf: chosen by itself on other queries",
     "memory_mb": "growth of the process's resident memory while the index is built, 10^6 bytes; ours hold string ids too",
-    "latency": "a call from Python, engines in turn block by block; median over repeats of each repeat's p50 and p99",
+    "latency": "a call from Python that ends with the items' ids as strings, for every engine; engines in turn block by block; "
+    "median over repeats of each repeat's p50 and p99",
     "upserts_per_s": "batches of 256, half replacements and half new, each settled to its end; null: cannot replace or remove",
     "under_writes": "open loop at 20 % of the engine's own capacity, latency from the intended arrival; every upsert probed by "
     "a search when acknowledged, with the clock standing still; rate is what was asked for, upserts_per_s what was reached",

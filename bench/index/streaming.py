@@ -74,7 +74,7 @@ def _search(engine: Engine, data: Data, start: int, count: int) -> list[float]:
     for number in range(start, start + count):
         query = engine.prepare(data.queries[[number % len(data.queries)]])
         started = time.perf_counter()
-        engine.search(query, engine.setting.k)
+        engine.answer(query, engine.setting.k)
         times.append((time.perf_counter() - started) * 1e3)
     return times
 

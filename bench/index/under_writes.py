@@ -88,7 +88,7 @@ class _Owner:
         clock = _Clock()
         while (now := clock.now()) < seconds:
             if served < len(self._arrivals) and self._arrivals[served] <= now:
-                self._engine.search(self._queries[served % len(self._queries)], self._engine.setting.k)
+                self._engine.answer(self._queries[served % len(self._queries)], self._engine.setting.k)
                 run.latencies_ms.append((clock.now() - self._arrivals[served]) * 1e3)
                 served += 1
             elif self._write is not None:
