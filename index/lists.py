@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 _HASH_TABLE: Any = vars(faiss)["DirectMap"].Hashtable  # its types do not know it
-_SearchParameters: Any = faiss.SearchParametersIVF  # its types know no keywords
+# FAISS's wrappers check every assignment to an attribute, which takes as long as a tenth of a search: these do not.
+_set_probes: Any = vars(faiss)["SearchParametersIVF"].nprobe.fset
+_set_selector: Any = vars(faiss)["SearchParameters"].sel.fset
 TRAIN_POINTS = 64
 """Rows a list that k-means reads at most; more make the centroids hardly better."""
 _TRAIN_ROUNDS = 10
@@ -68,6 +70,7 @@ class InvertedLists:
         self._index.train(np.zeros((1, dim), dtype=np.float32))  # float16 has nothing to learn; the centroids are there
         self._index.set_direct_map_type(_HASH_TABLE)
         self._probes = 1
+        self._parameters: Any = faiss.SearchParametersIVF()
         self._zeros: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
         self.list_of: NDArray[np.int32] = np.full(1024, -1, dtype=np.int32)  # by slot, -1: not in any list
         self.sizes: NDArray[np.int64] = np.zeros(self.count, dtype=np.int64)  # rows by list
@@ -155,12 +158,14 @@ class InvertedLists:
         pointer = faiss.swig_ptr
         # The selector keeps a pointer, so it lives as long as `bits`: this call.
         selector = faiss.IDSelectorBitmap(len(bits), pointer(bits))
-        parameters = _SearchParameters(nprobe=len(lists), sel=selector)
+        _set_probes(self._parameters, len(lists))
+        _set_selector(self._parameters, selector)
         # The lists' own scores, for which FAISS asks, are needed for rows kept as residuals only.
         unused = self._no_scores(len(lists))
         self._index.search_preassigned_c(
-            1, pointer(query), k, pointer(lists), pointer(unused), pointer(scores), pointer(slots), False, parameters
+            1, pointer(query), k, pointer(lists), pointer(unused), pointer(scores), pointer(slots), False, self._parameters
         )
+        _set_selector(self._parameters, None)
         return slots
 
     def _no_scores(self, count: int) -> NDArray[np.float32]:
