@@ -83,7 +83,10 @@ def test_the_python_runs_as_written(document: str, port: str, tmp_path: Path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/calling.md", "docs/training.md"])
+@pytest.mark.parametrize(
+    "document",
+    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/benchmarks.md", "docs/calling.md", "docs/training.md"],
+)
 def test_every_link_leads_somewhere(document: str):
     text = (ROOT / document).read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#]+)", text):
@@ -91,7 +94,9 @@ def test_every_link_leads_somewhere(document: str):
             assert (ROOT / document).parent.joinpath(link).exists(), f"{document}: {link}"
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/calling.md", "docs/training.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/benchmarks.md", "docs/calling.md", "docs/training.md"]
+)
 def test_no_document_holds_a_placeholder(document: str):
     text = (ROOT / document).read_text(encoding="utf-8")
     assert not re.search(r"@@|TODO|FIXME|^[A-Z_]{4,}$", text, re.MULTILINE)
