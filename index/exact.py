@@ -128,10 +128,14 @@ class ExactSearch:
         found = no_hits(len(queries), k)
         if not self._bias or not self._slots.extent:
             return found
-        best = BestSoFar(k)
-        for block in self._blocks(len(queries)):
-            best.add(self._block_scores(queries, block, bias, excluded))
-        scores, slots = best.result()  # the blocks are adjacent, so that their columns are slots
+        blocks = list(self._blocks(len(queries)))
+        if len(blocks) == 1:
+            scores, slots = top_k(self._block_scores(queries, blocks[0], bias, excluded), min(k, blocks[0].rows))
+        else:
+            best = BestSoFar(k)
+            for block in blocks:
+                best.add(self._block_scores(queries, block, bias, excluded))
+            scores, slots = best.result()  # the blocks are adjacent, so that their columns are slots
         _fill(found, slots.cpu().numpy(), scores.cpu().numpy())
         return found
 

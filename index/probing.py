@@ -20,6 +20,7 @@ _LOG_SHARES = -np.log(SHARES)  # ascending
 SAMPLE = 1024
 """Queries that a calibration uses at most; half of them where a filter lets a part through."""
 _CONFIDENCE = 2.0  # standard errors of the sample's mean recall between it and the target: one-sided 98 %
+_FILTERED = 3.0  # the same under a filter: no filter is as random as those that are measured
 _ROUNDING = 0.001  # recall that lists lose at most because their rows are float16
 _QUERIES_AT_ONCE = 16
 _ROWS_AT_ONCE = 16_384
@@ -67,7 +68,7 @@ def calibrate(
 
     slots: (n,) int64, all in the lists; rows: their vectors, (n, D) float32 or float16; queries: (Q, D) float32, like those
     that will be asked. The work is torch's, which lets other threads run. A number of lists is enough if mean recall, less 2
-    standard errors, reaches the target.
+    standard errors (3 under a filter), reaches the target.
     """
     queries = queries[:SAMPLE]
     ranks = lists.ranks(queries)  # (Q, L) int32
@@ -81,18 +82,18 @@ def calibrate(
         best = best_rows(own, queries[:some], KS[-1])  # (some, <=1000) places
         rank = torch.gather(ranks[:some], 1, list_of[subset[best]])  # (some, <=1000): where each hit's list comes
         for column, k in enumerate(KS):
-            needed[place, column] = _enough(rank[:, :k], lists.count, target)
+            needed[place, column] = _enough(rank[:, :k], lists.count, target, _CONFIDENCE if share == 1.0 else _FILTERED)
     # More never needs fewer: what little data says otherwise is chance.
     needed = np.maximum.accumulate(np.maximum.accumulate(needed, axis=0), axis=1)
     return ProbeTable(target, needed)
 
 
-def _enough(rank: torch.Tensor, lists: int, target: float) -> int:
+def _enough(rank: torch.Tensor, lists: int, target: float, confidence: float) -> int:
     """The fewest lists that reach the target: rank (Q, k) int64, the place of each true hit's list in its query's order."""
     queries, k = rank.shape
     found = torch.zeros(queries, lists).scatter_add_(1, rank, torch.full(rank.shape, 1.0 / k))
     recall = torch.cumsum(found, dim=1)  # (Q, L): after 1, 2, ... lists
-    sure = recall.mean(dim=0) - _CONFIDENCE * recall.std(dim=0, correction=0) / queries**0.5
+    sure = recall.mean(dim=0) - confidence * recall.std(dim=0, correction=0) / queries**0.5
     reached = torch.nonzero(sure >= target + _ROUNDING)
     return int(reached[0]) + 1 if len(reached) else lists
 
