@@ -27,15 +27,16 @@ def time_stages(engine: TowerbridgeExact, data: Data, timing: Timing) -> dict[st
     padded = torch.full((BATCH, -(-len(rows) // TILE) * TILE), -torch.inf)  # whole tiles, as the engine's blocks are
     padded[:, : len(rows)] = queries @ rows.T
     scores = torch.empty(BATCH, len(rows))
-    block = torch.empty(BATCH, _BLOCK_ROWS)
-    starts = range(0, len(rows) // _BLOCK_ROWS * _BLOCK_ROWS, _BLOCK_ROWS)
+    room = torch.empty(BATCH * _BLOCK_ROWS)
+    parts = torch.split(rows[: len(rows) // TILE * TILE], _BLOCK_ROWS)
 
     def blocks(best: BestSoFar | None) -> None:
-        for start in starts:
-            torch.mm(queries, rows[start : start + _BLOCK_ROWS].T, out=block)
+        for part in parts:
+            block = room[: BATCH * len(part)].view(BATCH, -1)
+            torch.mm(queries, part.T, out=block)
             if best is not None:
                 best.add(block)
-        if best is not None and starts:
+        if best is not None:
             best.result()
 
     search = engine.index.engine
