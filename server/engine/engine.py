@@ -82,6 +82,8 @@ class Engine:
         self._calls: deque[_Call] = deque()
         self._stepped: deque[_Stepped] = deque()
         self._poked = False
+        self._pokes = 0
+        self._asked_since = 0  # pokes before the round of background work that is under way
         self._background_due = 0.0  # time.monotonic seconds: when it runs although others wait
         self._stopping = False
         self._dead = False
@@ -122,6 +124,7 @@ class Engine:
     def poke(self) -> None:
         """There is background work."""
         with self._wake:
+            self._pokes += 1
             self._poked = True
             self._wake.notify()
 
@@ -196,6 +199,7 @@ class Engine:
     def _run_background(self) -> None:
         with self._wake:
             self._poked = False  # first, so that a poke during the work is not lost
+            pokes = self._pokes
         started = time.monotonic()
         try:
             more = self._background()
@@ -205,8 +209,12 @@ class Engine:
             more = False
         ended = time.monotonic()
         self._background_due = ended + min((ended - started) * (1 / _SHARE - 1), _STARVED_SECONDS)
+        # Jobs that take turns find out one by one that they have nothing to do: some may have said so before the last poke.
+        if not more and pokes > self._asked_since:
+            self._asked_since, more = pokes, True
         if more:
-            self.poke()
+            with self._wake:
+                self._poked = True
 
     def _run_call(self, call: _Call) -> None:
         if not call.future.set_running_or_notify_cancel():

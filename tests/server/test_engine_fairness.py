@@ -163,3 +163,29 @@ def test_a_job_that_always_has_work_keeps_no_other_from_its_own():
     for _ in range(6):
         assert turns()
     assert log == ["endless", "other"] * 3
+
+
+def test_a_job_that_said_it_had_nothing_to_do_is_asked_again_after_a_poke():
+    """Jobs say one by one that they are idle: the poke comes when the first has said so and the last has not."""
+    asked: list[str] = []
+    work = [False]
+    done = threading.Event()
+
+    def first() -> bool:
+        asked.append("first")
+        if work[0]:
+            done.set()
+        return False
+
+    def second() -> bool:
+        asked.append("second")
+        if len(asked) == 2:
+            work[0] = True
+            engine.poke()
+        return False
+
+    engine = Engine(lambda queries: None, background=Turns(first, second))
+    engine.start()
+    engine.poke()
+    assert done.wait(PATIENCE_S)
+    engine.close()
