@@ -25,33 +25,35 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btowerbridge/v1/common.proto\x12\x0etowerbridge.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x01\n\x07Subject\x12\x11\n\x07user_id\x18\x01 \x01(\tH\x00\x12\x14\n\nvisitor_id\x18\x02 \x01(\tH\x00\x12\x30\n\x07history\x18\x03 \x01(\x0b\x32\x1d.towerbridge.v1.InlineHistoryH\x00\x12,\n\x06vector\x18\x04 \x01(\x0b\x32\x1a.towerbridge.v1.UserVectorH\x00\x42\x06\n\x04kind\"g\n\rInlineHistory\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x13\n\x0b\x65vent_types\x18\x02 \x03(\t\x12/\n\x0boccurred_at\x18\x03 \x03(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\nUserVector\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x17\n\nrelease_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_release_id\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xce\x01\n\x0e\x41ttributeValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x16\n\x0cnumber_value\x18\x02 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x03 \x01(\x08H\x00\x12\x35\n\x0ftimestamp_value\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x37\n\x11string_list_value\x18\x05 \x01(\x0b\x32\x1a.towerbridge.v1.StringListH\x00\x42\x06\n\x04kind\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"O\n\x0f\x41ttributeColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x06values\x18\x02 \x03(\x0b\x32\x1e.towerbridge.v1.AttributeValue\"-\n\rSearchOptions\x12\x12\n\x05\x65xact\x18\x01 \x01(\x08H\x00\x88\x01\x01\x42\x08\n\x06_exact\"A\n\x07Timings\x12\x10\n\x08queue_us\x18\x01 \x01(\x03\x12\x11\n\tencode_us\x18\x02 \x01(\x03\x12\x11\n\tsearch_us\x18\x03 \x01(\x03\"8\n\x08RowError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*\x96\x01\n\x0e\x44\x65gradedReason\x12\x1f\n\x1b\x44\x45GRADED_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x44\x45GRADED_REASON_NO_HISTORY\x10\x01\x12 \n\x1c\x44\x45GRADED_REASON_STALE_VECTOR\x10\x02\x12!\n\x1d\x44\x45GRADED_REASON_NO_USER_TOWER\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btowerbridge/v1/common.proto\x12\x0etowerbridge.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x01\n\x07Subject\x12\x11\n\x07user_id\x18\x01 \x01(\tH\x00\x12\x14\n\nvisitor_id\x18\x02 \x01(\tH\x00\x12\x30\n\x07history\x18\x03 \x01(\x0b\x32\x1d.towerbridge.v1.InlineHistoryH\x00\x12,\n\x06vector\x18\x04 \x01(\x0b\x32\x1a.towerbridge.v1.UserVectorH\x00\x42\x06\n\x04kind\"9\n\x06Person\x12\x11\n\x07user_id\x18\x01 \x01(\tH\x00\x12\x14\n\nvisitor_id\x18\x02 \x01(\tH\x00\x42\x06\n\x04kind\"g\n\rInlineHistory\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x13\n\x0b\x65vent_types\x18\x02 \x03(\t\x12/\n\x0boccurred_at\x18\x03 \x03(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\nUserVector\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x17\n\nrelease_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_release_id\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xce\x01\n\x0e\x41ttributeValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x16\n\x0cnumber_value\x18\x02 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x03 \x01(\x08H\x00\x12\x35\n\x0ftimestamp_value\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x37\n\x11string_list_value\x18\x05 \x01(\x0b\x32\x1a.towerbridge.v1.StringListH\x00\x42\x06\n\x04kind\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"O\n\x0f\x41ttributeColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x06values\x18\x02 \x03(\x0b\x32\x1e.towerbridge.v1.AttributeValue\"-\n\rSearchOptions\x12\x12\n\x05\x65xact\x18\x01 \x01(\x08H\x00\x88\x01\x01\x42\x08\n\x06_exact\"A\n\x07Timings\x12\x10\n\x08queue_us\x18\x01 \x01(\x03\x12\x11\n\tencode_us\x18\x02 \x01(\x03\x12\x11\n\tsearch_us\x18\x03 \x01(\x03\"8\n\x08RowError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*\xb6\x01\n\x0e\x44\x65gradedReason\x12\x1f\n\x1b\x44\x45GRADED_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x44\x45GRADED_REASON_NO_HISTORY\x10\x01\x12 \n\x1c\x44\x45GRADED_REASON_STALE_VECTOR\x10\x02\x12!\n\x1d\x44\x45GRADED_REASON_NO_USER_TOWER\x10\x03\x12\x1e\n\x1a\x44\x45GRADED_REASON_NO_CONSENT\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'towerbridge.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DEGRADEDREASON']._serialized_start=931
-  _globals['_DEGRADEDREASON']._serialized_end=1081
+  _globals['_DEGRADEDREASON']._serialized_start=990
+  _globals['_DEGRADEDREASON']._serialized_end=1172
   _globals['_SUBJECT']._serialized_start=81
   _globals['_SUBJECT']._serialized_end=235
-  _globals['_INLINEHISTORY']._serialized_start=237
-  _globals['_INLINEHISTORY']._serialized_end=340
-  _globals['_USERVECTOR']._serialized_start=342
-  _globals['_USERVECTOR']._serialized_end=410
-  _globals['_VECTOR']._serialized_start=412
-  _globals['_VECTOR']._serialized_end=436
-  _globals['_ATTRIBUTEVALUE']._serialized_start=439
-  _globals['_ATTRIBUTEVALUE']._serialized_end=645
-  _globals['_STRINGLIST']._serialized_start=647
-  _globals['_STRINGLIST']._serialized_end=675
-  _globals['_ATTRIBUTECOLUMN']._serialized_start=677
-  _globals['_ATTRIBUTECOLUMN']._serialized_end=756
-  _globals['_SEARCHOPTIONS']._serialized_start=758
-  _globals['_SEARCHOPTIONS']._serialized_end=803
-  _globals['_TIMINGS']._serialized_start=805
-  _globals['_TIMINGS']._serialized_end=870
-  _globals['_ROWERROR']._serialized_start=872
-  _globals['_ROWERROR']._serialized_end=928
+  _globals['_PERSON']._serialized_start=237
+  _globals['_PERSON']._serialized_end=294
+  _globals['_INLINEHISTORY']._serialized_start=296
+  _globals['_INLINEHISTORY']._serialized_end=399
+  _globals['_USERVECTOR']._serialized_start=401
+  _globals['_USERVECTOR']._serialized_end=469
+  _globals['_VECTOR']._serialized_start=471
+  _globals['_VECTOR']._serialized_end=495
+  _globals['_ATTRIBUTEVALUE']._serialized_start=498
+  _globals['_ATTRIBUTEVALUE']._serialized_end=704
+  _globals['_STRINGLIST']._serialized_start=706
+  _globals['_STRINGLIST']._serialized_end=734
+  _globals['_ATTRIBUTECOLUMN']._serialized_start=736
+  _globals['_ATTRIBUTECOLUMN']._serialized_end=815
+  _globals['_SEARCHOPTIONS']._serialized_start=817
+  _globals['_SEARCHOPTIONS']._serialized_end=862
+  _globals['_TIMINGS']._serialized_start=864
+  _globals['_TIMINGS']._serialized_end=929
+  _globals['_ROWERROR']._serialized_start=931
+  _globals['_ROWERROR']._serialized_end=987
 # @@protoc_insertion_point(module_scope)

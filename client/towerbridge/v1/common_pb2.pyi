@@ -36,6 +36,10 @@ class _DegradedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degrad
     """
     DEGRADED_REASON_NO_USER_TOWER: _DegradedReason.ValueType  # 3
     """The live release has no user tower (vectors of the operator's own): the answer is the catalogue's popularity."""
+    DEGRADED_REASON_NO_CONSENT: _DegradedReason.ValueType  # 4
+    """The person has not consented to personalisation: nothing that is known of them was used, and the answer is the catalogue's
+    popularity.
+    """
 
 class DegradedReason(_DegradedReason, metaclass=_DegradedReasonEnumTypeWrapper):
     """Why an answer is less than it could be."""
@@ -50,6 +54,10 @@ any earlier vector the answer is the catalogue's popularity.
 """
 DEGRADED_REASON_NO_USER_TOWER: DegradedReason.ValueType  # 3
 """The live release has no user tower (vectors of the operator's own): the answer is the catalogue's popularity."""
+DEGRADED_REASON_NO_CONSENT: DegradedReason.ValueType  # 4
+"""The person has not consented to personalisation: nothing that is known of them was used, and the answer is the catalogue's
+popularity.
+"""
 Global___DegradedReason: _TypeAlias = DegradedReason  # noqa: Y015
 
 @_typing.final
@@ -91,6 +99,34 @@ class Subject(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___Subject: _TypeAlias = Subject  # noqa: Y015
+
+@_typing.final
+class Person(_message.Message):
+    """A person by the id under which an application knows them. Exactly one kind must be set; otherwise INVALID_ARGUMENT."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    VISITOR_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """A known user; 1 to 256 bytes of UTF-8."""
+    visitor_id: _builtins.str
+    """An anonymous visitor (a cookie, a device); 1 to 256 bytes of UTF-8. The same text as a user_id is another person."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        visitor_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "user_id", b"user_id", "visitor_id", b"visitor_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "user_id", b"user_id", "visitor_id", b"visitor_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["user_id", "visitor_id"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Person: _TypeAlias = Person  # noqa: Y015
 
 @_typing.final
 class InlineHistory(_message.Message):

@@ -26,23 +26,27 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from towerbridge.v1 import common_pb2 as towerbridge_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atowerbridge/v1/event.proto\x12\x0etowerbridge.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btowerbridge/v1/common.proto\"\x9b\x01\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x11\n\x07user_id\x18\x02 \x01(\tH\x00\x12\x14\n\nvisitor_id\x18\x03 \x01(\tH\x00\x12\x0f\n\x07item_id\x18\x04 \x01(\t\x12\x0c\n\x04type\x18\x05 \x01(\t\x12/\n\x0boccurred_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\n\x05\x61\x63tor\"<\n\x13RecordEventsRequest\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.towerbridge.v1.Event\"V\n\x14RecordEventsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.towerbridge.v1.EventResult\x12\x10\n\x08revision\x18\x02 \x01(\t\"u\n\x0b\x45ventResult\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.towerbridge.v1.EventStatus\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.towerbridge.v1.RowError*\xcd\x01\n\x0b\x45ventStatus\x12\x1c\n\x18\x45VENT_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45VENT_STATUS_ACCEPTED\x10\x01\x12\x1a\n\x16\x45VENT_STATUS_DUPLICATE\x10\x02\x12&\n\"EVENT_STATUS_ACCEPTED_UNKNOWN_ITEM\x10\x03\x12&\n\"EVENT_STATUS_ACCEPTED_UNKNOWN_TYPE\x10\x04\x12\x19\n\x15\x45VENT_STATUS_REJECTED\x10\x05\x32i\n\x0c\x45ventService\x12Y\n\x0cRecordEvents\x12#.towerbridge.v1.RecordEventsRequest\x1a$.towerbridge.v1.RecordEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atowerbridge/v1/event.proto\x12\x0etowerbridge.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btowerbridge/v1/common.proto\"\x9b\x01\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x11\n\x07user_id\x18\x02 \x01(\tH\x00\x12\x14\n\nvisitor_id\x18\x03 \x01(\tH\x00\x12\x0f\n\x07item_id\x18\x04 \x01(\t\x12\x0c\n\x04type\x18\x05 \x01(\t\x12/\n\x0boccurred_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\n\x05\x61\x63tor\"<\n\x13RecordEventsRequest\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.towerbridge.v1.Event\"V\n\x14RecordEventsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.towerbridge.v1.EventResult\x12\x10\n\x08revision\x18\x02 \x01(\t\"<\n\x13StreamEventsRequest\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.towerbridge.v1.Event\"l\n\x14StreamEventsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.towerbridge.v1.EventResult\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x14\n\x0c\x61\x63knowledged\x18\x03 \x01(\x03\"u\n\x0b\x45ventResult\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.towerbridge.v1.EventStatus\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.towerbridge.v1.RowError*\x93\x02\n\x0b\x45ventStatus\x12\x1c\n\x18\x45VENT_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45VENT_STATUS_ACCEPTED\x10\x01\x12\x1a\n\x16\x45VENT_STATUS_DUPLICATE\x10\x02\x12&\n\"EVENT_STATUS_ACCEPTED_UNKNOWN_ITEM\x10\x03\x12&\n\"EVENT_STATUS_ACCEPTED_UNKNOWN_TYPE\x10\x04\x12\x19\n\x15\x45VENT_STATUS_REJECTED\x10\x05\x12#\n\x1f\x45VENT_STATUS_DROPPED_NO_CONSENT\x10\x06\x12\x1f\n\x1b\x45VENT_STATUS_DROPPED_ERASED\x10\x07\x32\xc8\x01\n\x0c\x45ventService\x12Y\n\x0cRecordEvents\x12#.towerbridge.v1.RecordEventsRequest\x1a$.towerbridge.v1.RecordEventsResponse\x12]\n\x0cStreamEvents\x12#.towerbridge.v1.StreamEventsRequest\x1a$.towerbridge.v1.StreamEventsResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'towerbridge.v1.event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTSTATUS']._serialized_start=536
-  _globals['_EVENTSTATUS']._serialized_end=741
+  _globals['_EVENTSTATUS']._serialized_start=708
+  _globals['_EVENTSTATUS']._serialized_end=983
   _globals['_EVENT']._serialized_start=109
   _globals['_EVENT']._serialized_end=264
   _globals['_RECORDEVENTSREQUEST']._serialized_start=266
   _globals['_RECORDEVENTSREQUEST']._serialized_end=326
   _globals['_RECORDEVENTSRESPONSE']._serialized_start=328
   _globals['_RECORDEVENTSRESPONSE']._serialized_end=414
-  _globals['_EVENTRESULT']._serialized_start=416
-  _globals['_EVENTRESULT']._serialized_end=533
-  _globals['_EVENTSERVICE']._serialized_start=743
-  _globals['_EVENTSERVICE']._serialized_end=848
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=416
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=476
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=478
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=586
+  _globals['_EVENTRESULT']._serialized_start=588
+  _globals['_EVENTRESULT']._serialized_end=705
+  _globals['_EVENTSERVICE']._serialized_start=986
+  _globals['_EVENTSERVICE']._serialized_end=1186
 # @@protoc_insertion_point(module_scope)

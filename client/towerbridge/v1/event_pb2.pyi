@@ -41,6 +41,10 @@ class _EventStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventStat
     """Nothing was written; error says why: INVALID_ARGUMENT for bad content, ALREADY_EXISTS if the event_id is taken by an event
     with other content.
     """
+    EVENT_STATUS_DROPPED_NO_CONSENT: _EventStatus.ValueType  # 6
+    """Nothing was written, since the person has not consented to personalisation; error has the code FAILED_PRECONDITION."""
+    EVENT_STATUS_DROPPED_ERASED: _EventStatus.ValueType  # 7
+    """Nothing was written, since the person was erased after the event happened; error has the code FAILED_PRECONDITION."""
 
 class EventStatus(_EventStatus, metaclass=_EventStatusEnumTypeWrapper):
     """What became of an event."""
@@ -59,6 +63,10 @@ EVENT_STATUS_REJECTED: EventStatus.ValueType  # 5
 """Nothing was written; error says why: INVALID_ARGUMENT for bad content, ALREADY_EXISTS if the event_id is taken by an event
 with other content.
 """
+EVENT_STATUS_DROPPED_NO_CONSENT: EventStatus.ValueType  # 6
+"""Nothing was written, since the person has not consented to personalisation; error has the code FAILED_PRECONDITION."""
+EVENT_STATUS_DROPPED_ERASED: EventStatus.ValueType  # 7
+"""Nothing was written, since the person was erased after the event happened; error has the code FAILED_PRECONDITION."""
 Global___EventStatus: _TypeAlias = EventStatus  # noqa: Y015
 
 @_typing.final
@@ -164,6 +172,64 @@ class RecordEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordEventsResponse: _TypeAlias = RecordEventsResponse  # noqa: Y015
+
+@_typing.final
+class StreamEventsRequest(_message.Message):
+    """Some events of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """The events; 1 to 1,000. One at a time is fine: what arrives together is written together."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___Event] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEventsRequest: _TypeAlias = StreamEventsRequest  # noqa: Y015
+
+@_typing.final
+class StreamEventsResponse(_message.Message):
+    """What became of some events of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """An opaque token: a state of the journal that includes every event that was acknowledged on this stream so far."""
+    acknowledged: _builtins.int
+    """Events of this stream that have a result, those above included."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventResult]:
+        """Results for the next events of the stream, in the order in which they were sent; field names in errors count from the first
+        event of the stream.
+        """
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___EventResult] | None = ...,
+        revision: _builtins.str = ...,
+        acknowledged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "results", b"results", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEventsResponse: _TypeAlias = StreamEventsResponse  # noqa: Y015
 
 @_typing.final
 class EventResult(_message.Message):

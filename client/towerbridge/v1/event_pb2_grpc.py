@@ -40,6 +40,11 @@ class EventServiceStub(object):
                 request_serializer=towerbridge_dot_v1_dot_event__pb2.RecordEventsRequest.SerializeToString,
                 response_deserializer=towerbridge_dot_v1_dot_event__pb2.RecordEventsResponse.FromString,
                 _registered_method=True)
+        self.StreamEvents = channel.stream_stream(
+                '/towerbridge.v1.EventService/StreamEvents',
+                request_serializer=towerbridge_dot_v1_dot_event__pb2.StreamEventsRequest.SerializeToString,
+                response_deserializer=towerbridge_dot_v1_dot_event__pb2.StreamEventsResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer(object):
@@ -57,6 +62,19 @@ class EventServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamEvents(self, request_iterator, context):
+        """Records events as they come, over one long call. Results come back in the order of the events, as soon as those are on
+        disk. The server reads no further while 1,024 events of the stream are waiting for the disk: a sender that is faster is
+        held up by the flow control of HTTP/2. After a break, open a new stream and send again all events without a result, with
+        the same event_ids: those that had arrived are duplicates, and nothing counts twice.
+
+        Errors of the call: INVALID_ARGUMENT if a message has no event or more than 1,000; RESOURCE_EXHAUSTED under overload;
+        UNAVAILABLE while the server drains, after results for all that it read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -64,6 +82,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.RecordEvents,
                     request_deserializer=towerbridge_dot_v1_dot_event__pb2.RecordEventsRequest.FromString,
                     response_serializer=towerbridge_dot_v1_dot_event__pb2.RecordEventsResponse.SerializeToString,
+            ),
+            'StreamEvents': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamEvents,
+                    request_deserializer=towerbridge_dot_v1_dot_event__pb2.StreamEventsRequest.FromString,
+                    response_serializer=towerbridge_dot_v1_dot_event__pb2.StreamEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -94,6 +117,33 @@ class EventService(object):
             '/towerbridge.v1.EventService/RecordEvents',
             towerbridge_dot_v1_dot_event__pb2.RecordEventsRequest.SerializeToString,
             towerbridge_dot_v1_dot_event__pb2.RecordEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEvents(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/towerbridge.v1.EventService/StreamEvents',
+            towerbridge_dot_v1_dot_event__pb2.StreamEventsRequest.SerializeToString,
+            towerbridge_dot_v1_dot_event__pb2.StreamEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,15 @@ class EventServiceStub:
     Errors of the call: INVALID_ARGUMENT if the batch is empty or has more than 1,000 events; RESOURCE_EXHAUSTED under
     overload; UNAVAILABLE while the server drains. After any error of the call, repeat the whole batch.
     """
+    StreamEvents: _grpc.StreamStreamMultiCallable[_event_pb2.StreamEventsRequest, _event_pb2.StreamEventsResponse]
+    """Records events as they come, over one long call. Results come back in the order of the events, as soon as those are on
+    disk. The server reads no further while 1,024 events of the stream are waiting for the disk: a sender that is faster is
+    held up by the flow control of HTTP/2. After a break, open a new stream and send again all events without a result, with
+    the same event_ids: those that had arrived are duplicates, and nothing counts twice.
+
+    Errors of the call: INVALID_ARGUMENT if a message has no event or more than 1,000; RESOURCE_EXHAUSTED under overload;
+    UNAVAILABLE while the server drains, after results for all that it read.
+    """
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
@@ -52,6 +61,15 @@ class EventServiceAsyncStub(EventServiceStub):
 
     Errors of the call: INVALID_ARGUMENT if the batch is empty or has more than 1,000 events; RESOURCE_EXHAUSTED under
     overload; UNAVAILABLE while the server drains. After any error of the call, repeat the whole batch.
+    """
+    StreamEvents: _aio.StreamStreamMultiCallable[_event_pb2.StreamEventsRequest, _event_pb2.StreamEventsResponse]  # type: ignore[assignment]
+    """Records events as they come, over one long call. Results come back in the order of the events, as soon as those are on
+    disk. The server reads no further while 1,024 events of the stream are waiting for the disk: a sender that is faster is
+    held up by the flow control of HTTP/2. After a break, open a new stream and send again all events without a result, with
+    the same event_ids: those that had arrived are duplicates, and nothing counts twice.
+
+    Errors of the call: INVALID_ARGUMENT if a message has no event or more than 1,000; RESOURCE_EXHAUSTED under overload;
+    UNAVAILABLE while the server drains, after results for all that it read.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -68,6 +86,21 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors of the call: INVALID_ARGUMENT if the batch is empty or has more than 1,000 events; RESOURCE_EXHAUSTED under
         overload; UNAVAILABLE while the server drains. After any error of the call, repeat the whole batch.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamEvents(
+        self,
+        request_iterator: _MaybeAsyncIterator[_event_pb2.StreamEventsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_event_pb2.StreamEventsResponse], _abc.AsyncIterator[_event_pb2.StreamEventsResponse]]:
+        """Records events as they come, over one long call. Results come back in the order of the events, as soon as those are on
+        disk. The server reads no further while 1,024 events of the stream are waiting for the disk: a sender that is faster is
+        held up by the flow control of HTTP/2. After a break, open a new stream and send again all events without a result, with
+        the same event_ids: those that had arrived are duplicates, and nothing counts twice.
+
+        Errors of the call: INVALID_ARGUMENT if a message has no event or more than 1,000; RESOURCE_EXHAUSTED under overload;
+        UNAVAILABLE while the server drains, after results for all that it read.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btowerbridge/v1/filter.proto\x12\x0etowerbridge.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x01\n\x06\x46ilter\x12\'\n\x04must\x18\x01 \x03(\x0b\x32\x19.towerbridge.v1.Condition\x12)\n\x06should\x18\x02 \x03(\x0b\x32\x19.towerbridge.v1.Condition\x12+\n\x08must_not\x18\x03 \x03(\x0b\x32\x19.towerbridge.v1.Condition\x12&\n\x05\x61llow\x18\x04 \x01(\x0b\x32\x17.towerbridge.v1.ItemIds\x12%\n\x04\x64\x65ny\x18\x05 \x01(\x0b\x32\x17.towerbridge.v1.ItemIds\"\xef\x01\n\tCondition\x12-\n\tmatch_any\x18\x01 \x01(\x0b\x32\x18.towerbridge.v1.MatchAnyH\x00\x12&\n\x05range\x18\x02 \x01(\x0b\x32\x15.towerbridge.v1.RangeH\x00\x12/\n\ntime_range\x18\x03 \x01(\x0b\x32\x19.towerbridge.v1.TimeRangeH\x00\x12(\n\x06\x65xists\x18\x04 \x01(\x0b\x32\x16.towerbridge.v1.ExistsH\x00\x12(\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x16.towerbridge.v1.FilterH\x00\x42\x06\n\x04kind\"Q\n\x08MatchAny\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0f\n\x07strings\x18\x02 \x03(\t\x12\x0f\n\x07numbers\x18\x03 \x03(\x01\x12\x10\n\x08\x62ooleans\x18\x04 \x03(\x08\"~\n\x05Range\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0f\n\x02gt\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x05 \x01(\x01H\x03\x88\x01\x01\x42\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte\"\xc0\x01\n\tTimeRange\x12\x11\n\tattribute\x18\x01 \x01(\t\x12&\n\x02gt\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03gte\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02lt\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03lte\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1b\n\x06\x45xists\x12\x11\n\tattribute\x18\x01 \x01(\t\"\x1b\n\x07ItemIds\x12\x10\n\x08item_ids\x18\x01 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btowerbridge/v1/filter.proto\x12\x0etowerbridge.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x01\n\x06\x46ilter\x12\'\n\x04must\x18\x01 \x03(\x0b\x32\x19.towerbridge.v1.Condition\x12)\n\x06should\x18\x02 \x03(\x0b\x32\x19.towerbridge.v1.Condition\x12+\n\x08must_not\x18\x03 \x03(\x0b\x32\x19.towerbridge.v1.Condition\x12&\n\x05\x61llow\x18\x04 \x01(\x0b\x32\x17.towerbridge.v1.ItemIds\x12%\n\x04\x64\x65ny\x18\x05 \x01(\x0b\x32\x17.towerbridge.v1.ItemIds\"\xa6\x02\n\tCondition\x12-\n\tmatch_any\x18\x01 \x01(\x0b\x32\x18.towerbridge.v1.MatchAnyH\x00\x12&\n\x05range\x18\x02 \x01(\x0b\x32\x15.towerbridge.v1.RangeH\x00\x12/\n\ntime_range\x18\x03 \x01(\x0b\x32\x19.towerbridge.v1.TimeRangeH\x00\x12(\n\x06\x65xists\x18\x04 \x01(\x0b\x32\x16.towerbridge.v1.ExistsH\x00\x12(\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x16.towerbridge.v1.FilterH\x00\x12\x35\n\rmatch_profile\x18\x06 \x01(\x0b\x32\x1c.towerbridge.v1.MatchProfileH\x00\x42\x06\n\x04kind\"Q\n\x08MatchAny\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0f\n\x07strings\x18\x02 \x03(\t\x12\x0f\n\x07numbers\x18\x03 \x03(\x01\x12\x10\n\x08\x62ooleans\x18\x04 \x03(\x08\"<\n\x0cMatchProfile\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x19\n\x11profile_attribute\x18\x02 \x01(\t\"~\n\x05Range\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0f\n\x02gt\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x05 \x01(\x01H\x03\x88\x01\x01\x42\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte\"\xc0\x01\n\tTimeRange\x12\x11\n\tattribute\x18\x01 \x01(\t\x12&\n\x02gt\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03gte\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02lt\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03lte\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1b\n\x06\x45xists\x12\x11\n\tattribute\x18\x01 \x01(\t\"\x1b\n\x07ItemIds\x12\x10\n\x08item_ids\x18\x01 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,15 +35,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FILTER']._serialized_start=81
   _globals['_FILTER']._serialized_end=297
   _globals['_CONDITION']._serialized_start=300
-  _globals['_CONDITION']._serialized_end=539
-  _globals['_MATCHANY']._serialized_start=541
-  _globals['_MATCHANY']._serialized_end=622
-  _globals['_RANGE']._serialized_start=624
-  _globals['_RANGE']._serialized_end=750
-  _globals['_TIMERANGE']._serialized_start=753
-  _globals['_TIMERANGE']._serialized_end=945
-  _globals['_EXISTS']._serialized_start=947
-  _globals['_EXISTS']._serialized_end=974
-  _globals['_ITEMIDS']._serialized_start=976
-  _globals['_ITEMIDS']._serialized_end=1003
+  _globals['_CONDITION']._serialized_end=594
+  _globals['_MATCHANY']._serialized_start=596
+  _globals['_MATCHANY']._serialized_end=677
+  _globals['_MATCHPROFILE']._serialized_start=679
+  _globals['_MATCHPROFILE']._serialized_end=739
+  _globals['_RANGE']._serialized_start=741
+  _globals['_RANGE']._serialized_end=867
+  _globals['_TIMERANGE']._serialized_start=870
+  _globals['_TIMERANGE']._serialized_end=1062
+  _globals['_EXISTS']._serialized_start=1064
+  _globals['_EXISTS']._serialized_end=1091
+  _globals['_ITEMIDS']._serialized_start=1093
+  _globals['_ITEMIDS']._serialized_end=1120
 # @@protoc_insertion_point(module_scope)

@@ -89,6 +89,7 @@ class Condition(_message.Message):
     TIME_RANGE_FIELD_NUMBER: _builtins.int
     EXISTS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    MATCH_PROFILE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def match_any(self) -> Global___MatchAny:
         """The attribute has one of some values."""
@@ -109,6 +110,10 @@ class Condition(_message.Message):
     def filter(self) -> Global___Filter:
         """A filter within the filter: matches if the item passes it."""
 
+    @_builtins.property
+    def match_profile(self) -> Global___MatchProfile:
+        """The attribute has one of the values of an attribute of the person whom the answer is for."""
+
     def __init__(
         self,
         *,
@@ -117,12 +122,13 @@ class Condition(_message.Message):
         time_range: Global___TimeRange | None = ...,
         exists: Global___Exists | None = ...,
         filter: Global___Filter | None = ...,
+        match_profile: Global___MatchProfile | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["exists", b"exists", "filter", b"filter", "kind", b"kind", "match_any", b"match_any", "range", b"range", "time_range", b"time_range"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exists", b"exists", "filter", b"filter", "kind", b"kind", "match_any", b"match_any", "match_profile", b"match_profile", "range", b"range", "time_range", b"time_range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exists", b"exists", "filter", b"filter", "kind", b"kind", "match_any", b"match_any", "range", b"range", "time_range", b"time_range"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exists", b"exists", "filter", b"filter", "kind", b"kind", "match_any", b"match_any", "match_profile", b"match_profile", "range", b"range", "time_range", b"time_range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["match_any", "range", "time_range", "exists", "filter"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["match_any", "range", "time_range", "exists", "filter", "match_profile"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -169,6 +175,36 @@ class MatchAny(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MatchAny: _TypeAlias = MatchAny  # noqa: Y015
+
+@_typing.final
+class MatchProfile(_message.Message):
+    """The item's attribute is what the person's profile says, such as their country, size or language: a MatchAny with the value, or
+    with the list of strings, that the profile has. If the profile has no such attribute, if it is not a string, a list of strings,
+    a number or a boolean, or if nothing of the person may be used (no consent, a history or a vector as subject), no item passes
+    the filter as a whole. For subjects only: INVALID_ARGUMENT in FindSimilarItems and SearchVectors.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    PROFILE_ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    """The item's attribute, 1 to 64 bytes; "categories" stands for the item's categories."""
+    profile_attribute: _builtins.str
+    """The profile's attribute, 1 to 64 bytes; empty: of the same name as the item's."""
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+        profile_attribute: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute", "profile_attribute", b"profile_attribute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MatchProfile: _TypeAlias = MatchProfile  # noqa: Y015
 
 @_typing.final
 class Range(_message.Message):

@@ -147,7 +147,8 @@ class RecommendResponse(_message.Message):
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Scores parallel to item_ids, higher is better: the cosine of user and item vector (-1 to 1), or for popularity each item's
-        share of all events that the catalogue was seeded from (0 to 1). Comparable within one answer only.
+        share of all events that the catalogue was seeded from (0 to 1); plus the server's configured bonus (0.1 by default) for an
+        item that the person's profile likes, or that has a category that it likes. Comparable within one answer only.
         """
 
     @_builtins.property

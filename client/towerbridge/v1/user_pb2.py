@@ -23,19 +23,62 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from towerbridge.v1 import common_pb2 as towerbridge_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19towerbridge/v1/user.proto\x12\x0etowerbridge.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"a\n\x0eGetUserRequest\x12\x11\n\x07user_id\x18\x01 \x01(\tH\x00\x12\x14\n\nvisitor_id\x18\x02 \x01(\tH\x00\x12\x12\n\x05limit\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x08\n\x06personB\x08\n\x06_limit\"\xa0\x02\n\x0fGetUserResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x13\n\x0b\x65vent_types\x18\x02 \x03(\t\x12/\n\x0boccurred_at\x18\x03 \x03(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x05\x12\x1b\n\x13waiting_event_count\x18\x05 \x01(\x05\x12\x36\n\x12vector_computed_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\revents_behind\x18\x07 \x01(\x05\x12\x0e\n\x06vector\x18\x08 \x03(\x02\x12\x12\n\nrelease_id\x18\t \x01(\t\x12\x10\n\x08revision\x18\n \x01(\t2Y\n\x0bUserService\x12J\n\x07GetUser\x12\x1e.towerbridge.v1.GetUserRequest\x1a\x1f.towerbridge.v1.GetUserResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19towerbridge/v1/user.proto\x12\x0etowerbridge.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btowerbridge/v1/common.proto\"a\n\x0eGetUserRequest\x12\x11\n\x07user_id\x18\x01 \x01(\tH\x00\x12\x14\n\nvisitor_id\x18\x02 \x01(\tH\x00\x12\x12\n\x05limit\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x08\n\x06personB\x08\n\x06_limit\"\xa3\x03\n\x0fGetUserResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x13\n\x0b\x65vent_types\x18\x02 \x03(\t\x12/\n\x0boccurred_at\x18\x03 \x03(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x05\x12\x1b\n\x13waiting_event_count\x18\x05 \x01(\x05\x12\x36\n\x12vector_computed_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\revents_behind\x18\x07 \x01(\x05\x12\x0e\n\x06vector\x18\x08 \x03(\x02\x12\x12\n\nrelease_id\x18\t \x01(\t\x12\x10\n\x08revision\x18\n \x01(\t\x12&\n\x06linked\x18\x0b \x03(\x0b\x32\x16.towerbridge.v1.Person\x12(\n\x07profile\x18\x0c \x01(\x0b\x32\x17.towerbridge.v1.Profile\x12\x14\n\x0cpersonalised\x18\r \x01(\x08\x12\x19\n\x11used_for_training\x18\x0e \x01(\x08\"\x83\x02\n\x07Profile\x12;\n\nattributes\x18\x01 \x03(\x0b\x32\'.towerbridge.v1.Profile.AttributesEntry\x12\x16\n\x0eliked_item_ids\x18\x02 \x03(\t\x12\x19\n\x11\x64isliked_item_ids\x18\x03 \x03(\t\x12\x18\n\x10liked_categories\x18\x04 \x03(\t\x12\x1b\n\x13\x64isliked_categories\x18\x05 \x03(\t\x1aQ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.towerbridge.v1.AttributeValue:\x02\x38\x01\"e\n\x11SetProfileRequest\x12&\n\x06person\x18\x01 \x01(\x0b\x32\x16.towerbridge.v1.Person\x12(\n\x07profile\x18\x02 \x01(\x0b\x32\x17.towerbridge.v1.Profile\"&\n\x12SetProfileResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x82\x01\n\x07\x43onsent\x12(\n\x07purpose\x18\x01 \x01(\x0e\x32\x17.towerbridge.v1.Purpose\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x0e\n\x06source\x18\x03 \x01(\t\x12,\n\x08given_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\x11SetConsentRequest\x12&\n\x06person\x18\x01 \x01(\x0b\x32\x16.towerbridge.v1.Person\x12)\n\x08\x63onsents\x18\x02 \x03(\x0b\x32\x17.towerbridge.v1.Consent\"&\n\x12SetConsentResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\";\n\x11GetConsentRequest\x12&\n\x06person\x18\x01 \x01(\x0b\x32\x16.towerbridge.v1.Person\"[\n\x0c\x43onsentState\x12(\n\x07purpose\x18\x01 \x01(\x0e\x32\x17.towerbridge.v1.Purpose\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x10\n\x08presumed\x18\x03 \x01(\x08\"\xb1\x01\n\x12GetConsentResponse\x12,\n\x06states\x18\x01 \x03(\x0b\x32\x1c.towerbridge.v1.ConsentState\x12*\n\tdecisions\x18\x02 \x03(\x0b\x32\x17.towerbridge.v1.Consent\x12/\n\x0breceived_at\x18\x03 \x03(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x04 \x01(\t\"e\n\x13LinkIdentityRequest\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.towerbridge.v1.Person\x12&\n\x06target\x18\x02 \x01(\x0b\x32\x16.towerbridge.v1.Person\"a\n\x14LinkIdentityResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12&\n\x06linked\x18\x02 \x03(\x0b\x32\x16.towerbridge.v1.Person\x12\x10\n\x08revision\x18\x03 \x01(\t\"g\n\x15UnlinkIdentityRequest\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.towerbridge.v1.Person\x12&\n\x06target\x18\x02 \x01(\x0b\x32\x16.towerbridge.v1.Person\";\n\x16UnlinkIdentityResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\t\";\n\x11\x45xportUserRequest\x12&\n\x06person\x18\x01 \x01(\x0b\x32\x16.towerbridge.v1.Person\"(\n\x12\x45xportUserResponse\x12\x12\n\njson_lines\x18\x01 \x01(\t\":\n\x10\x45raseUserRequest\x12&\n\x06person\x18\x01 \x01(\x0b\x32\x16.towerbridge.v1.Person\"\xe8\x01\n\x11\x45raseUserResponse\x12&\n\x06\x65rased\x18\x01 \x03(\x0b\x32\x16.towerbridge.v1.Person\x12-\n\terased_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x08receipts\x18\x03 \x03(\x0b\x32\x1e.towerbridge.v1.ErasureReceipt\x12\x1b\n\x13trained_release_ids\x18\x04 \x03(\t\x12\x1b\n\x13unknown_release_ids\x18\x05 \x03(\t\x12\x10\n\x08revision\x18\x06 \x01(\t\">\n\x0e\x45rasureReceipt\x12\r\n\x05store\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t*U\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x1b\n\x17PURPOSE_PERSONALISATION\x10\x01\x12\x14\n\x10PURPOSE_TRAINING\x10\x02\x32\xbd\x05\n\x0bUserService\x12J\n\x07GetUser\x12\x1e.towerbridge.v1.GetUserRequest\x1a\x1f.towerbridge.v1.GetUserResponse\x12S\n\nSetProfile\x12!.towerbridge.v1.SetProfileRequest\x1a\".towerbridge.v1.SetProfileResponse\x12S\n\nSetConsent\x12!.towerbridge.v1.SetConsentRequest\x1a\".towerbridge.v1.SetConsentResponse\x12S\n\nGetConsent\x12!.towerbridge.v1.GetConsentRequest\x1a\".towerbridge.v1.GetConsentResponse\x12Y\n\x0cLinkIdentity\x12#.towerbridge.v1.LinkIdentityRequest\x1a$.towerbridge.v1.LinkIdentityResponse\x12_\n\x0eUnlinkIdentity\x12%.towerbridge.v1.UnlinkIdentityRequest\x1a&.towerbridge.v1.UnlinkIdentityResponse\x12U\n\nExportUser\x12!.towerbridge.v1.ExportUserRequest\x1a\".towerbridge.v1.ExportUserResponse0\x01\x12P\n\tEraseUser\x12 .towerbridge.v1.EraseUserRequest\x1a!.towerbridge.v1.EraseUserResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'towerbridge.v1.user_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETUSERREQUEST']._serialized_start=78
-  _globals['_GETUSERREQUEST']._serialized_end=175
-  _globals['_GETUSERRESPONSE']._serialized_start=178
-  _globals['_GETUSERRESPONSE']._serialized_end=466
-  _globals['_USERSERVICE']._serialized_start=468
-  _globals['_USERSERVICE']._serialized_end=557
+  _globals['_PROFILE_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_PROFILE_ATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_PURPOSE']._serialized_start=2474
+  _globals['_PURPOSE']._serialized_end=2559
+  _globals['_GETUSERREQUEST']._serialized_start=107
+  _globals['_GETUSERREQUEST']._serialized_end=204
+  _globals['_GETUSERRESPONSE']._serialized_start=207
+  _globals['_GETUSERRESPONSE']._serialized_end=626
+  _globals['_PROFILE']._serialized_start=629
+  _globals['_PROFILE']._serialized_end=888
+  _globals['_PROFILE_ATTRIBUTESENTRY']._serialized_start=807
+  _globals['_PROFILE_ATTRIBUTESENTRY']._serialized_end=888
+  _globals['_SETPROFILEREQUEST']._serialized_start=890
+  _globals['_SETPROFILEREQUEST']._serialized_end=991
+  _globals['_SETPROFILERESPONSE']._serialized_start=993
+  _globals['_SETPROFILERESPONSE']._serialized_end=1031
+  _globals['_CONSENT']._serialized_start=1034
+  _globals['_CONSENT']._serialized_end=1164
+  _globals['_SETCONSENTREQUEST']._serialized_start=1166
+  _globals['_SETCONSENTREQUEST']._serialized_end=1268
+  _globals['_SETCONSENTRESPONSE']._serialized_start=1270
+  _globals['_SETCONSENTRESPONSE']._serialized_end=1308
+  _globals['_GETCONSENTREQUEST']._serialized_start=1310
+  _globals['_GETCONSENTREQUEST']._serialized_end=1369
+  _globals['_CONSENTSTATE']._serialized_start=1371
+  _globals['_CONSENTSTATE']._serialized_end=1462
+  _globals['_GETCONSENTRESPONSE']._serialized_start=1465
+  _globals['_GETCONSENTRESPONSE']._serialized_end=1642
+  _globals['_LINKIDENTITYREQUEST']._serialized_start=1644
+  _globals['_LINKIDENTITYREQUEST']._serialized_end=1745
+  _globals['_LINKIDENTITYRESPONSE']._serialized_start=1747
+  _globals['_LINKIDENTITYRESPONSE']._serialized_end=1844
+  _globals['_UNLINKIDENTITYREQUEST']._serialized_start=1846
+  _globals['_UNLINKIDENTITYREQUEST']._serialized_end=1949
+  _globals['_UNLINKIDENTITYRESPONSE']._serialized_start=1951
+  _globals['_UNLINKIDENTITYRESPONSE']._serialized_end=2010
+  _globals['_EXPORTUSERREQUEST']._serialized_start=2012
+  _globals['_EXPORTUSERREQUEST']._serialized_end=2071
+  _globals['_EXPORTUSERRESPONSE']._serialized_start=2073
+  _globals['_EXPORTUSERRESPONSE']._serialized_end=2113
+  _globals['_ERASEUSERREQUEST']._serialized_start=2115
+  _globals['_ERASEUSERREQUEST']._serialized_end=2173
+  _globals['_ERASEUSERRESPONSE']._serialized_start=2176
+  _globals['_ERASEUSERRESPONSE']._serialized_end=2408
+  _globals['_ERASURERECEIPT']._serialized_start=2410
+  _globals['_ERASURERECEIPT']._serialized_end=2472
+  _globals['_USERSERVICE']._serialized_start=2562
+  _globals['_USERSERVICE']._serialized_end=3263
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,11 @@ if _version_not_supported:
 
 
 class UserServiceStub(object):
-    """Reads what Towerbridge knows about a person.
+    """Reads and changes what Towerbridge knows about a person. A change that was acknowledged is on disk, and counts for every
+    answer that is asked for from then on.
+
+    Errors of every call: INVALID_ARGUMENT names the field at fault; RESOURCE_EXHAUSTED under overload; UNAVAILABLE while the
+    server drains.
     """
 
     def __init__(self, channel):
@@ -40,16 +44,121 @@ class UserServiceStub(object):
                 request_serializer=towerbridge_dot_v1_dot_user__pb2.GetUserRequest.SerializeToString,
                 response_deserializer=towerbridge_dot_v1_dot_user__pb2.GetUserResponse.FromString,
                 _registered_method=True)
+        self.SetProfile = channel.unary_unary(
+                '/towerbridge.v1.UserService/SetProfile',
+                request_serializer=towerbridge_dot_v1_dot_user__pb2.SetProfileRequest.SerializeToString,
+                response_deserializer=towerbridge_dot_v1_dot_user__pb2.SetProfileResponse.FromString,
+                _registered_method=True)
+        self.SetConsent = channel.unary_unary(
+                '/towerbridge.v1.UserService/SetConsent',
+                request_serializer=towerbridge_dot_v1_dot_user__pb2.SetConsentRequest.SerializeToString,
+                response_deserializer=towerbridge_dot_v1_dot_user__pb2.SetConsentResponse.FromString,
+                _registered_method=True)
+        self.GetConsent = channel.unary_unary(
+                '/towerbridge.v1.UserService/GetConsent',
+                request_serializer=towerbridge_dot_v1_dot_user__pb2.GetConsentRequest.SerializeToString,
+                response_deserializer=towerbridge_dot_v1_dot_user__pb2.GetConsentResponse.FromString,
+                _registered_method=True)
+        self.LinkIdentity = channel.unary_unary(
+                '/towerbridge.v1.UserService/LinkIdentity',
+                request_serializer=towerbridge_dot_v1_dot_user__pb2.LinkIdentityRequest.SerializeToString,
+                response_deserializer=towerbridge_dot_v1_dot_user__pb2.LinkIdentityResponse.FromString,
+                _registered_method=True)
+        self.UnlinkIdentity = channel.unary_unary(
+                '/towerbridge.v1.UserService/UnlinkIdentity',
+                request_serializer=towerbridge_dot_v1_dot_user__pb2.UnlinkIdentityRequest.SerializeToString,
+                response_deserializer=towerbridge_dot_v1_dot_user__pb2.UnlinkIdentityResponse.FromString,
+                _registered_method=True)
+        self.ExportUser = channel.unary_stream(
+                '/towerbridge.v1.UserService/ExportUser',
+                request_serializer=towerbridge_dot_v1_dot_user__pb2.ExportUserRequest.SerializeToString,
+                response_deserializer=towerbridge_dot_v1_dot_user__pb2.ExportUserResponse.FromString,
+                _registered_method=True)
+        self.EraseUser = channel.unary_unary(
+                '/towerbridge.v1.UserService/EraseUser',
+                request_serializer=towerbridge_dot_v1_dot_user__pb2.EraseUserRequest.SerializeToString,
+                response_deserializer=towerbridge_dot_v1_dot_user__pb2.EraseUserResponse.FromString,
+                _registered_method=True)
 
 
 class UserServiceServicer(object):
-    """Reads what Towerbridge knows about a person.
+    """Reads and changes what Towerbridge knows about a person. A change that was acknowledged is on disk, and counts for every
+    answer that is asked for from then on.
+
+    Errors of every call: INVALID_ARGUMENT names the field at fault; RESOURCE_EXHAUSTED under overload; UNAVAILABLE while the
+    server drains.
     """
 
     def GetUser(self, request, context):
-        """A person's history and the state of their vector.
+        """Everything that is used for a decision about a person: history, vector, profile, consent, links.
 
         Errors: INVALID_ARGUMENT if not exactly one id is set; NOT_FOUND if nothing was ever recorded for the person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetProfile(self, request, context):
+        """Replaces a person's profile whole; an empty one removes it.
+
+        Errors: FAILED_PRECONDITION if the person has not consented to personalisation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetConsent(self, request, context):
+        """Records what a person decided about the use of their data. Safe to repeat. Of several decisions about a purpose the one
+        given last counts, whatever the order of arrival.
+
+        Errors: FAILED_PRECONDITION if the person was erased after the decision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConsent(self, request, context):
+        """What a person may be personalised or trained on for, and every decision that led to it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LinkIdentity(self, request, context):
+        """Says that two ids are one person: source (a visitor, or a user whose account was merged) belongs to target. From then on
+        both have one history, merged in time order, with one vector; answers for either are the same. Nothing is copied:
+        UnlinkIdentity undoes it. Safe to repeat. Links form chains (a visitor of a visitor of a user).
+
+        Errors: INVALID_ARGUMENT if source is a user and target is a visitor, or if both are the same; FAILED_PRECONDITION if
+        source belongs to another id already (the message names it; unlink first), or if target belongs to source.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlinkIdentity(self, request, context):
+        """Takes a link back: each id has again what was recorded under it, and under what is linked to it. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportUser(self, request, context):
+        """Everything held about a person and all ids linked to them, as lines of JSON.
+
+        Errors: NOT_FOUND if nothing is held.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseUser(self, request, context):
+        """Removes a person, all ids linked to them and all that is held about them, for good: from the journal, from memory and, as
+        the server's policy says, from backups. When it returns the bytes are gone from disk. Events that happened up to then are
+        refused, also after a restore, so that a producer's retry brings nothing back; later ones are of somebody new. Safe to
+        repeat.
+
+        Errors: UNAVAILABLE if a store could not be cleaned; what is gone is gone, the call can be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -63,6 +172,41 @@ def add_UserServiceServicer_to_server(servicer, server):
                     request_deserializer=towerbridge_dot_v1_dot_user__pb2.GetUserRequest.FromString,
                     response_serializer=towerbridge_dot_v1_dot_user__pb2.GetUserResponse.SerializeToString,
             ),
+            'SetProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetProfile,
+                    request_deserializer=towerbridge_dot_v1_dot_user__pb2.SetProfileRequest.FromString,
+                    response_serializer=towerbridge_dot_v1_dot_user__pb2.SetProfileResponse.SerializeToString,
+            ),
+            'SetConsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetConsent,
+                    request_deserializer=towerbridge_dot_v1_dot_user__pb2.SetConsentRequest.FromString,
+                    response_serializer=towerbridge_dot_v1_dot_user__pb2.SetConsentResponse.SerializeToString,
+            ),
+            'GetConsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsent,
+                    request_deserializer=towerbridge_dot_v1_dot_user__pb2.GetConsentRequest.FromString,
+                    response_serializer=towerbridge_dot_v1_dot_user__pb2.GetConsentResponse.SerializeToString,
+            ),
+            'LinkIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.LinkIdentity,
+                    request_deserializer=towerbridge_dot_v1_dot_user__pb2.LinkIdentityRequest.FromString,
+                    response_serializer=towerbridge_dot_v1_dot_user__pb2.LinkIdentityResponse.SerializeToString,
+            ),
+            'UnlinkIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlinkIdentity,
+                    request_deserializer=towerbridge_dot_v1_dot_user__pb2.UnlinkIdentityRequest.FromString,
+                    response_serializer=towerbridge_dot_v1_dot_user__pb2.UnlinkIdentityResponse.SerializeToString,
+            ),
+            'ExportUser': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportUser,
+                    request_deserializer=towerbridge_dot_v1_dot_user__pb2.ExportUserRequest.FromString,
+                    response_serializer=towerbridge_dot_v1_dot_user__pb2.ExportUserResponse.SerializeToString,
+            ),
+            'EraseUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseUser,
+                    request_deserializer=towerbridge_dot_v1_dot_user__pb2.EraseUserRequest.FromString,
+                    response_serializer=towerbridge_dot_v1_dot_user__pb2.EraseUserResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'towerbridge.v1.UserService', rpc_method_handlers)
@@ -72,7 +216,11 @@ def add_UserServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UserService(object):
-    """Reads what Towerbridge knows about a person.
+    """Reads and changes what Towerbridge knows about a person. A change that was acknowledged is on disk, and counts for every
+    answer that is asked for from then on.
+
+    Errors of every call: INVALID_ARGUMENT names the field at fault; RESOURCE_EXHAUSTED under overload; UNAVAILABLE while the
+    server drains.
     """
 
     @staticmethod
@@ -92,6 +240,195 @@ class UserService(object):
             '/towerbridge.v1.UserService/GetUser',
             towerbridge_dot_v1_dot_user__pb2.GetUserRequest.SerializeToString,
             towerbridge_dot_v1_dot_user__pb2.GetUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towerbridge.v1.UserService/SetProfile',
+            towerbridge_dot_v1_dot_user__pb2.SetProfileRequest.SerializeToString,
+            towerbridge_dot_v1_dot_user__pb2.SetProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetConsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towerbridge.v1.UserService/SetConsent',
+            towerbridge_dot_v1_dot_user__pb2.SetConsentRequest.SerializeToString,
+            towerbridge_dot_v1_dot_user__pb2.SetConsentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towerbridge.v1.UserService/GetConsent',
+            towerbridge_dot_v1_dot_user__pb2.GetConsentRequest.SerializeToString,
+            towerbridge_dot_v1_dot_user__pb2.GetConsentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LinkIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towerbridge.v1.UserService/LinkIdentity',
+            towerbridge_dot_v1_dot_user__pb2.LinkIdentityRequest.SerializeToString,
+            towerbridge_dot_v1_dot_user__pb2.LinkIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlinkIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towerbridge.v1.UserService/UnlinkIdentity',
+            towerbridge_dot_v1_dot_user__pb2.UnlinkIdentityRequest.SerializeToString,
+            towerbridge_dot_v1_dot_user__pb2.UnlinkIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/towerbridge.v1.UserService/ExportUser',
+            towerbridge_dot_v1_dot_user__pb2.ExportUserRequest.SerializeToString,
+            towerbridge_dot_v1_dot_user__pb2.ExportUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towerbridge.v1.UserService/EraseUser',
+            towerbridge_dot_v1_dot_user__pb2.EraseUserRequest.SerializeToString,
+            towerbridge_dot_v1_dot_user__pb2.EraseUserResponse.FromString,
             options,
             channel_credentials,
             insecure,
