@@ -1,14 +1,13 @@
 """Events in the journal."""
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-import apsw
-
+from server.journal.migrations import event_hash
 from server.journal.writer import Transaction
 
 USER, VISITOR = 0, 1
@@ -55,31 +54,49 @@ class Status(Enum):
     UNKNOWN_TYPE = "unknown type"
     DUPLICATE = "duplicate"
     CLASH = "clash"
+    NO_CONSENT = "no consent"
+    ERASED = "erased"
 
 
 class Outcome(NamedTuple):
-    """What became of one event; position is the original's for a duplicate, and 0 for a clash."""
+    """What became of one event; position is the original's for a duplicate, and 0 if nothing was written."""
 
     status: Status
     position: int
+
+
+class Admission(Protocol):
+    """Who is known and whose events may be kept. Asked on the thread that writes, so that it includes all earlier writes."""
+
+    def find(self, person: Person) -> int | None:
+        """The person's key, if the person is known."""
+        ...
+
+    def refusal(self, event: Event, event_hash: bytes) -> Status | None:
+        """Why the event must not be kept: NO_CONSENT, ERASED, or None."""
+        ...
 
 
 class RecordEvents:
     """Writes events once each: a repeated event_id gets the original position, or is refused if its content differs.
 
     A repeat of an event that is being committed is in a later transaction or later in the same one, so it sees the original
-    and is acknowledged with it.
+    and is acknowledged with it. An event that may not be kept is not written, unless it was before.
     """
+
+    alone = False
 
     def __init__(
         self,
         events: Sequence[Event],
         received_us: int,
+        people: Admission,
         publish: Callable[[Sequence[tuple[StoredEvent, Person]]], Sequence[Status]],
     ) -> None:
         self.rows = len(events)
         self._events = events
         self._received_us = received_us
+        self._people = people
         self._publish = publish
         self._new: list[tuple[StoredEvent, Person]] = []
         self._outcomes: list[Outcome | None] = []
@@ -88,50 +105,57 @@ class RecordEvents:
         self._new = []
         self._outcomes = [self._write(transaction, event) for event in self._events]
 
-    @property
-    def written(self) -> int:
-        """How many of the events were new, once committed."""
-        return len(self._new)
-
     def publish(self) -> list[Outcome]:
         """One outcome for each event, in order."""
-        statuses = iter(self._publish(self._new))
+        statuses = iter(self._publish(self._new)) if self._new else iter(())
         fresh = (Outcome(status, stored.position) for status, (stored, _) in zip(statuses, self._new, strict=True))
         return [outcome or next(fresh) for outcome in self._outcomes]
 
     def _write(self, transaction: Transaction, event: Event) -> Outcome | None:
-        """The outcome if the event was known already; None if it was written."""
+        """The outcome if the event was known already or may not be kept; None if it was written."""
+        hashed = event_hash(transaction.event_key, event.event_id)
         digest = event.digest()
-        known = transaction.execute("SELECT position, digest FROM events WHERE event_id = ?", (event.event_id,)).fetchone()
-        if known is not None:
-            return Outcome(Status.DUPLICATE, known[0]) if known[1] == digest else Outcome(Status.CLASH, 0)
-        key = _person_key(transaction, event.person)
-        position = transaction.next_position()
+        refusal = self._people.refusal(event, hashed)
+        key = self._people.find(event.person) or transaction.created.get(event.person)
+        if refusal is not None or key is None:
+            known = _known(transaction, hashed, digest)
+            if known is not None:
+                return known
+            if refusal is not None:
+                return Outcome(refusal, 0)
+        if key is None:
+            key = person_key(transaction, event.person)
+        position = transaction.head + 1
+        if not transaction.inserted(
+            "INSERT INTO event_ids VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", (hashed, digest, position, key)
+        ):
+            return _known(transaction, hashed, digest)
+        transaction.head = position
         transaction.execute(
-            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (position, event.event_id, digest, key, event.item_id, event.type, event.occurred_us, self._received_us),
+            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (key, position, hashed, event.item_id, event.type, event.occurred_us, self._received_us),
         )
         self._new.append((StoredEvent(position, key, event.item_id, event.type, event.occurred_us), event.person))
         return None
 
 
-def _person_key(transaction: Transaction, person: Person) -> int:
+def _known(transaction: Transaction, hashed: bytes, digest: bytes) -> Outcome | None:
+    row = transaction.execute("SELECT position, digest FROM event_ids WHERE event_hash = ?", (hashed,)).fetchone()
+    if row is None:
+        return None
+    return Outcome(Status.DUPLICATE, row[0]) if row[1] == digest else Outcome(Status.CLASH, 0)
+
+
+def person_key(transaction: Transaction, person: Person) -> int:
+    """The person's key; a person who is not known is written."""
     found = transaction.execute(
         "SELECT person_key FROM people WHERE kind = ? AND subject_id = ?", (person.kind, person.subject_id)
     ).fetchone()
     if found is not None:
         return int(found[0])
-    key = secrets.randbits(63)  # random, so that it says nothing of the person or of the order of arrival
-    transaction.execute("INSERT INTO people VALUES (?, ?, ?)", (key, person.kind, person.subject_id))
+    key = secrets.randbits(62) + 1  # random, so that it says nothing of the person or of the order of arrival
+    transaction.execute(
+        "INSERT INTO people (person_key, kind, subject_id) VALUES (?, ?, ?)", (key, person.kind, person.subject_id)
+    )
+    transaction.created[person] = key
     return key
-
-
-def load_people(connection: apsw.Connection) -> dict[Person, int]:
-    """Every person's key."""
-    rows = connection.execute("SELECT kind, subject_id, person_key FROM people")
-    return {Person(kind, subject_id): key for kind, subject_id, key in rows}
-
-
-def load_events(connection: apsw.Connection) -> Iterator[tuple[int, int, str, str, int]]:
-    """Every event in the order of its position, as the fields of `StoredEvent`."""
-    return connection.execute("SELECT position, person_key, item_id, type, occurred_us FROM events ORDER BY position")

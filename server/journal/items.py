@@ -47,6 +47,8 @@ class UpsertOutcome(NamedTuple):
 class UpsertItems(Generic[T]):
     """Adds items or replaces their content whole. Availability is kept; a new or returning item is available."""
 
+    alone = False
+
     def __init__(self, items: Sequence[ItemContent], publish: Callable[[Sequence[UpsertOutcome]], T]) -> None:
         self.rows = len(items)
         self._items = items
@@ -63,11 +65,13 @@ class UpsertItems(Generic[T]):
 class RemoveItems(Generic[T]):
     """Takes items out of the catalogue; their rows stay, so that no bundle brings them back."""
 
-    def __init__(self, item_ids: Sequence[str], publish: Callable[[Sequence[str]], T]) -> None:
+    alone = False
+
+    def __init__(self, item_ids: Sequence[str], publish: Callable[[Sequence[tuple[str, int]]], T]) -> None:
         self.rows = len(item_ids)
         self._item_ids = item_ids
         self._publish = publish
-        self._removed: list[str] = []
+        self._removed: list[tuple[str, int]] = []
 
     def commit(self, transaction: Transaction) -> None:
         self._removed = []
@@ -78,15 +82,17 @@ class RemoveItems(Generic[T]):
                 (position, item_id),
             )
             if rows.fetchone() is not None:
-                self._removed.append(item_id)
+                self._removed.append((item_id, position))
 
     def publish(self) -> T:
-        """`publish` gets the ids that were in the catalogue."""
+        """`publish` gets the ids that were in the catalogue, each with the position of its removal."""
         return self._publish(self._removed)
 
 
 class SetAvailability(Generic[T]):
     """Marks items as available or not."""
+
+    alone = False
 
     def __init__(self, changes: Sequence[tuple[str, bool]], publish: Callable[[Sequence[tuple[str, bool]]], T]) -> None:
         self.rows = len(changes)

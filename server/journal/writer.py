@@ -19,14 +19,25 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Transaction:
-    """What a write may do inside a transaction: run SQL and take positions in the journal's one sequence."""
+    """What a write may do inside a transaction: run SQL and take positions in the journal's one sequence.
 
-    def __init__(self, connection: apsw.Connection, head: int) -> None:
-        self._connection = connection
-        self.head = head
+    `head` is the last position taken, `event_key` what event_ids are hashed with, `created` the people whom this transaction
+    wrote: no view knows them before it is committed.
+    """
+
+    def __init__(self, file: JournalFile) -> None:
+        self.connection = file.connection
+        self.head = file.head
+        self.event_key = file.event_key
+        self.created: dict[Any, int] = {}
 
     def execute(self, sql: str, values: tuple[Any, ...] = ()) -> apsw.Cursor:
-        return self._connection.execute(sql, values)
+        return self.connection.execute(sql, values)
+
+    def inserted(self, sql: str, values: tuple[Any, ...]) -> bool:
+        """Runs an INSERT; whether it wrote a row."""
+        self.connection.execute(sql, values)
+        return self.connection.changes() > 0
 
     def next_position(self) -> int:
         self.head += 1
@@ -34,9 +45,14 @@ class Transaction:
 
 
 class Write(Protocol[T_co]):
-    """Something to be written. `rows` is its weight in a group."""
+    """Something to be written. `rows` is its weight in a group.
+
+    alone: True for what changes who may be written about (consent, links, erasure): it gets a group of its own, so that the views
+    that other writes ask while they are committed include it.
+    """
 
     rows: int
+    alone: bool
 
     def commit(self, transaction: Transaction) -> None:
         """Writes inside the transaction. It may be run again from the start, if the group's first attempt failed."""
@@ -117,12 +133,19 @@ class JournalWriter:
                     if self._stopping:
                         return []
                     self._wake.wait()
-                while self._queue and (not group or rows + self._queue[0].write.rows <= self._max_group_rows):
+                while self._queue and self._fits(group, rows):
                     waiting = self._queue.popleft()
                     if waiting.future.set_running_or_notify_cancel():  # false if its caller left before it was begun
                         rows += waiting.write.rows
                         group.append(waiting)
         return group
+
+    def _fits(self, group: list[_Waiting[Any]], rows: int) -> bool:
+        """Whether the next write may go into the group."""
+        if not group:
+            return True
+        following = self._queue[0].write
+        return not (following.alone or group[-1].write.alone) and rows + following.rows <= self._max_group_rows
 
     def _write(self, group: list[_Waiting[Any]]) -> None:
         try:
@@ -140,7 +163,7 @@ class JournalWriter:
 
     def _commit(self, group: list[_Waiting[Any]]) -> None:
         connection = self._file.connection
-        transaction = Transaction(connection, self._file.head)
+        transaction = Transaction(self._file)
         connection.execute("BEGIN IMMEDIATE")
         try:
             for waiting in group:
