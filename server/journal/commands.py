@@ -1,0 +1,139 @@
+"""The verbs of python -m server.journal: what each takes, runs and prints.
+
+Each run imports what it needs when it runs, so that --help is quick.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TypeAlias
+
+from server.errors import StartupError
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_data(command: argparse.ArgumentParser) -> None:
+    """Adds --data, the server's data directory."""
+    default = os.environ.get("TOWERBRIDGE__DATA")
+    command.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        default=Path(default) if default else None,
+        required=default is None,
+        help="the server's data directory [TOWERBRIDGE__DATA]",
+    )
+
+
+def add_import(commands: Commands) -> None:
+    command = commands.add_parser(
+        "import",
+        help="write the events of a canonical events.parquet, of any age",
+        description="Write the events of a canonical events.parquet (python -m training import), of any age, as users'. "
+        "Repeatable: events that are known already are not written again. Not while a server runs.",
+    )
+    command.add_argument("file", type=Path, metavar="EVENTS.parquet")
+    add_data(command)
+    command.set_defaults(run=_import)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from server.config import TENANT
+    from server.journal.database import open_journal
+    from server.journal.history_import import import_events
+    from server.users.intake import now_us
+
+    file = open_journal(arguments.data / TENANT)
+    try:
+        done = import_events(file, arguments.file, now_us=now_us())
+    finally:
+        file.close()
+    print(f"{done.written} events written, {done.known} known already, {sum(done.refused.values())} refused")
+    for reason, count in done.refused.most_common(10):
+        print(f"  {count} × {reason}")
+    return 0
+
+
+def add_verify(commands: Commands) -> None:
+    command = commands.add_parser(
+        "verify",
+        help="check a journal or a backup, byte by byte and row by row",
+        description="Check a journal, also while a server runs, or a backup. Exit status 2 and a line for each problem if it is "
+        "not whole.",
+    )
+    command.add_argument("--file", type=Path, metavar="FILE", help="check this backup instead of the directory's journal")
+    add_data(command)
+    command.set_defaults(run=_verify)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from server.config import TENANT
+    from server.journal.database import FILE_NAME
+    from server.journal.verify import REMEDY, verify
+
+    path = arguments.file or arguments.data / TENANT / FILE_NAME
+    found = verify(path)
+    for problem in found.problems:
+        print(f"{path}: {problem}", file=sys.stderr)
+    if found.problems:
+        raise StartupError(f"{path} is damaged; {REMEDY}")
+    print(f"{path} is whole: " + ", ".join(f"{count} {name}" for name, count in found.counts.items()))
+    return 0
+
+
+def add_backup(commands: Commands) -> None:
+    command = commands.add_parser(
+        "backup",
+        help="copy the journal to one consistent file, also while a server runs",
+        description="Copy the journal to one consistent, checked file, also while a server runs. People who are erased are not "
+        "in it.",
+    )
+    command.add_argument("--out", type=Path, metavar="FILE", help="the new file (DIR/default/backups/journal-TIME.sqlite)")
+    command.add_argument("--keep", type=_positive, metavar="N", help="then delete all but the N latest of DIR/default/backups")
+    add_data(command)
+    command.set_defaults(run=_backup)
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    from server.config import TENANT
+    from server.journal.backup import back_up
+
+    done = back_up(arguments.data / TENANT, arguments.out, keep=arguments.keep)
+    print(f"{done.path}: {done.bytes} bytes, {done.counts['people']} people, {done.counts['events']} events")
+    for path in done.deleted:
+        print(f"deleted {path}")
+    return 0
+
+
+def add_restore(commands: Commands) -> None:
+    command = commands.add_parser(
+        "restore",
+        help="make a backup the journal of a data directory",
+        description="Make a backup the journal of a data directory. Not while a server runs. The journal gets a new epoch, so "
+        "that revisions of what the backup lacks are refused; people who were erased since stay erased.",
+    )
+    command.add_argument("backup", type=Path, metavar="BACKUP")
+    command.add_argument(
+        "--replace",
+        action="store_true",
+        help="delete the journal that is there; nothing is kept of it, since it may hold people who were erased",
+    )
+    add_data(command)
+    command.set_defaults(run=_restore)
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from server.config import TENANT
+    from server.journal.restore import restore
+
+    done = restore(arguments.backup, arguments.data / TENANT, replace=arguments.replace)
+    print(f"{done.path} restored: {done.counts['people']} people, {done.counts['events']} events, {done.erased} erased again")
+    return 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
+    return int(text)
