@@ -47,8 +47,8 @@ class Transaction:
 class Write(Protocol[T_co]):
     """Something to be written. `rows` is its weight in a group.
 
-    alone: True for what changes who may be written about (consent, links, erasure): it gets a group of its own, so that the views
-    that other writes ask while they are committed include it.
+    alone: True for what changes who may be written about (consent, links, erasure): it gets a group of its own, so that the
+    views that other writes ask while they are committed include it.
     """
 
     rows: int

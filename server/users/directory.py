@@ -26,7 +26,7 @@ class Decision(NamedTuple):
 
 
 class Directory:
-    """Every subject's key, links and decisions, whole and in memory. The journal's writer thread changes it; any thread reads it.
+    """Every subject's key, links and decisions, all in memory. The journal's writer thread changes it; any thread reads it.
 
     A link says that the source belongs to the target. Ids that are linked, directly or not, are one person: a tree, whose root
     belongs to nobody.

@@ -1,0 +1,171 @@
+"""What people decide and what is said about them, in the journal. Each of these writes stands alone in its transaction."""
+
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from server.errors import FailedPrecondition
+from server.journal.events import USER, Person, person_key
+from server.journal.writer import Transaction
+from server.users.directory import Decision, Directory, Purpose
+
+T = TypeVar("T")
+
+
+class Decided(NamedTuple):
+    """A subject and the decisions that count now."""
+
+    person: Person
+    key: int
+    decisions: list[tuple[Purpose, bool]]
+
+
+class Pair(NamedTuple):
+    """Two subjects with their keys."""
+
+    source: tuple[Person, int]
+    target: tuple[Person, int]
+
+
+class SetConsent(Generic[T]):
+    """Adds decisions to a subject's trail, each once. Of those about one purpose the one given last counts; ties: the last."""
+
+    alone = True
+
+    def __init__(
+        self, person: Person, decisions: Sequence[Decision], received_us: int, publish: Callable[[Decided], T]
+    ) -> None:
+        self.rows = len(decisions)
+        self._person = person
+        self._decisions = decisions
+        self._received_us = received_us
+        self._publish = publish
+        self._decided: Decided | None = None
+
+    def commit(self, transaction: Transaction) -> None:
+        key = person_key(transaction, self._person)
+        for purpose, granted, source, given_us in self._decisions:
+            same = transaction.execute(
+                "SELECT 1 FROM consents WHERE person_key = ? AND purpose = ? AND granted = ? AND source = ? AND given_us = ?",
+                (key, int(purpose), int(granted), source, given_us),
+            )
+            if same.fetchone() is None:
+                transaction.execute(
+                    "INSERT INTO consents VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (key, transaction.next_position(), int(purpose), int(granted), source, given_us, self._received_us),
+                )
+        rows = transaction.execute(
+            "SELECT purpose, granted FROM consents WHERE person_key = ? ORDER BY given_us, position", (key,)
+        )
+        counting = {Purpose(purpose): bool(granted) for purpose, granted in rows}  # the last of each purpose
+        self._decided = Decided(self._person, key, list(counting.items()))
+
+    def publish(self) -> T:
+        assert self._decided is not None
+        return self._publish(self._decided)
+
+
+class SetProfile(Generic[T]):
+    """Replaces a subject's profile, given as JSON; None removes it. Refused without consent to personalisation."""
+
+    alone = True
+    rows = 1
+
+    def __init__(
+        self, person: Person, profile: str | None, received_us: int, directory: Directory, publish: Callable[[int], T]
+    ) -> None:
+        """publish: gets the subject's key."""
+        self._person = person
+        self._profile = profile
+        self._received_us = received_us
+        self._directory = directory
+        self._publish = publish
+        self._key = 0
+
+    def commit(self, transaction: Transaction) -> None:
+        if self._profile is not None and not self._directory.may_person(self._person, Purpose.PERSONALISATION):
+            raise FailedPrecondition(f"{named(self._person)} has not consented to personalisation; record their consent first")
+        self._key = person_key(transaction, self._person)
+        position = transaction.next_position()
+        if self._profile is None:
+            transaction.execute("DELETE FROM profiles WHERE person_key = ?", (self._key,))
+        else:
+            transaction.execute(
+                "INSERT OR REPLACE INTO profiles VALUES (?, ?, ?, ?)", (self._key, position, self._profile, self._received_us)
+            )
+
+    def publish(self) -> T:
+        return self._publish(self._key)
+
+
+class LinkPeople(Generic[T]):
+    """Links a source to a target, unless it is linked so already; refuses a second target and a circle."""
+
+    alone = True
+    rows = 1
+
+    def __init__(
+        self, source: Person, target: Person, received_us: int, directory: Directory, publish: Callable[[Pair | None], T]
+    ) -> None:
+        """publish: gets None if the link was there."""
+        self._source = source
+        self._target = target
+        self._received_us = received_us
+        self._directory = directory
+        self._publish = publish
+        self._linked: Pair | None = None
+
+    def commit(self, transaction: Transaction) -> None:
+        self._linked = None
+        source, target = person_key(transaction, self._source), person_key(transaction, self._target)
+        parent = self._directory.parent(source)
+        if parent == target:
+            return
+        if parent is not None:
+            other = transaction.execute("SELECT kind, subject_id FROM people WHERE person_key = ?", (parent,)).fetchone()
+            known = named(Person(*other)) if other is not None else "another id"
+            raise FailedPrecondition(f"source: {named(self._source)} is linked to {known} already; unlink it from there first")
+        if self._directory.root(target) == source:
+            raise FailedPrecondition(
+                f"target: {named(self._target)} belongs to {named(self._source)}; unlink it from there first"
+            )
+        transaction.execute(
+            "INSERT INTO links VALUES (?, ?, ?, ?)", (source, target, transaction.next_position(), self._received_us)
+        )
+        self._linked = Pair((self._source, source), (self._target, target))
+
+    def publish(self) -> T:
+        return self._publish(self._linked)
+
+
+class UnlinkPeople(Generic[T]):
+    """Takes a link back, if it is there."""
+
+    alone = True
+    rows = 1
+
+    def __init__(
+        self, source: Person, target: Person, directory: Directory, publish: Callable[[tuple[int, int] | None], T]
+    ) -> None:
+        """publish: gets the keys of both; None if there was no such link."""
+        self._source = source
+        self._target = target
+        self._directory = directory
+        self._publish = publish
+        self._unlinked: tuple[int, int] | None = None
+
+    def commit(self, transaction: Transaction) -> None:
+        self._unlinked = None
+        source, target = self._directory.find(self._source), self._directory.find(self._target)
+        if source is None or target is None or self._directory.parent(source) != target:
+            return
+        transaction.next_position()
+        transaction.execute("DELETE FROM links WHERE source_key = ?", (source,))
+        self._unlinked = source, target
+
+    def publish(self) -> T:
+        return self._publish(self._unlinked)
+
+
+def named(person: Person) -> str:
+    """The subject, for a message."""
+    return f"{'user' if person.kind == USER else 'visitor'} {person.subject_id!r}"
