@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 
 from towerbridge.v1 import common_pb2, recommendation_pb2, recommendation_pb2_grpc
 
@@ -29,7 +28,8 @@ from server.fields import (
 )
 from server.journal.revision import require, to_token
 from server.journal.writer import JournalWriter
-from server.recommend.flow import Ask, Degraded, Ranked, Recommender, Skip
+from server.recommend.ask import Ask, Degraded, Ranked, Skip, Started
+from server.recommend.flow import Recommender
 from server.releases.release import Release
 from server.users.histories import Histories
 
@@ -78,7 +78,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         check_count(len(request.requests), "requests", _BATCH_MAX, minimum=1)
         deadline = deadline_of(context, self._default_deadline_ms)
         revision = self._journal.revision
-        started: list[tuple[Ask, Future[Answer]] | ServiceError] = []
+        started: list[tuple[Ask, Started] | ServiceError] = []
         for row in request.requests:
             try:
                 ask = await self._decode(row, revision, deadline)

@@ -7,7 +7,7 @@ from server.catalogue.catalogue import Catalogue
 from server.errors import FailedPrecondition, InvalidField
 from server.fields import LIMIT_MAX, check_count, check_id, check_ids, check_time, check_type, check_vector
 from server.journal.events import USER, VISITOR, Person
-from server.recommend.flow import Who
+from server.recommend.ask import Who
 from server.releases.release import Release
 from server.users.histories import Histories, History
 

@@ -4,8 +4,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,54 +14,12 @@ from server.engine.engine import Engine, Steps
 from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForPerson, ForVector, Query, Subject
 from server.errors import DeadlineExceeded, FailedPrecondition, NotFound
 from server.journal.events import Person
+from server.recommend.ask import Ask, Degraded, Ranked, Skip, Started, Who, merged
 from server.releases.release import Release
 from server.users.histories import Histories, History
 from server.waiting import result_of
 
 _LATE = "no answer within the deadline"
-
-Who = Person | History | NDArray[np.float32]
-"""A person, a history that came with the request, or a (D,) float32 unit vector."""
-
-
-class Degraded(Enum):
-    """Why an answer is less than it could be."""
-
-    NO_HISTORY = "no history"
-    STALE_VECTOR = "stale vector"
-    NO_USER_TOWER = "no user tower"
-
-
-class Skip(Enum):
-    """Why an item was not scored."""
-
-    UNKNOWN_ITEM = "unknown item"
-    UNAVAILABLE = "unavailable"
-    NO_VECTOR = "no vector"
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a caller wants for one subject."""
-
-    who: Who
-    limit: int
-    exclude_item_ids: Sequence[str] = ()
-    exclude_seen: bool = False
-    allow_stale: bool = False
-    filter: Filter | None = None
-    exact: bool = False
-
-
-@dataclass(slots=True)
-class Ranked:
-    """Items, best first, with all that the answer says about itself."""
-
-    item_ids: list[str]
-    scores: list[float]  # parallel to item_ids
-    answer: Answer
-    degraded: list[Degraded]
-    recommendation_id: str
 
 
 class Recommender:
@@ -91,27 +47,40 @@ class Recommender:
         if chosen is not None and not index.is_ready(chosen):
             await result_of(self._engine.call_in_steps(lambda: _in_steps(index.prepare(chosen))), deadline, late=_LATE)
 
-    def start(self, ask: Ask, deadline: float) -> Future[Answer]:
-        """Identify and permit: turns the ask into a query for the engine, which refreshes and searches."""
-        return self._submit(
-            ask.who,
-            deadline,
-            limit=ask.limit,
-            exclude=self._catalogue.ordinals(ask.exclude_item_ids),
-            exclude_seen=ask.exclude_seen,
-            allow_stale=ask.allow_stale,
-            filter=ask.filter,
-            exact=ask.exact,
-        )
+    def start(self, ask: Ask, deadline: float) -> Started:
+        """Identify and permit: turns the ask into queries for the engine, which refreshes and searches."""
+        subject = self._identify(ask.who)
+        exclude = self._catalogue.ordinals(ask.exclude_item_ids)
 
-    async def finish(self, ask: Ask, future: Future[Answer], deadline: float) -> Ranked:
+        def submit(filter_: Filter | None) -> Future[Answer]:
+            return self._submit(
+                subject,
+                deadline,
+                limit=ask.limit,
+                exclude=exclude,
+                exclude_seen=ask.exclude_seen,
+                allow_stale=ask.allow_stale,
+                filter=filter_,
+                exact=ask.exact,
+            )
+
+        return Started(submit(ask.filter), submit(ask.favoured) if ask.favoured is not None else None)
+
+    async def finish(self, ask: Ask, started: Started, deadline: float) -> Ranked:
         """Waits for the answer to a started ask, re-checks and ranks it."""
-        ranked = self.rank(ask, await result_of(future, deadline, late=_LATE))
+        ranked = await self._finish(ask, started, deadline)
         if ranked is None:  # an item was withdrawn between search and re-check: once more, without it
-            ranked = self.rank(ask, await result_of(self.start(ask, deadline), deadline, late=_LATE), final=True)
+            ranked = await self._finish(ask, self.start(ask, deadline), deadline, final=True)
         if ranked is None:
             raise RuntimeError("the final ranking gave nothing")
         return ranked
+
+    async def _finish(self, ask: Ask, started: Started, deadline: float, *, final: bool = False) -> Ranked | None:
+        ranked = self.rank(ask, await result_of(started.answer, deadline, late=_LATE), final=final)
+        if ranked is None or ask.preferences is None or started.favoured is None:
+            return ranked
+        favoured = self.rank(ask, await result_of(started.favoured, deadline, late=_LATE), final=final)
+        return merged(ask, ranked, favoured, self._catalogue) if favoured is not None else None
 
     def rank(self, ask: Ask, answer: Answer, *, final: bool = False) -> Ranked | None:
         """Re-check and rank. None if a candidate is no longer permitted, unless this is the final attempt."""
@@ -119,6 +88,8 @@ class Recommender:
         if answer.candidates is None:
             exclude = np.concatenate([self._catalogue.ordinals(ask.exclude_item_ids), answer.seen])
             item_ids, scores = self._catalogue.popular(ask.limit, exclude, answer.popular)
+            if ask.preferences is not None:
+                item_ids, scores = ask.preferences.without_disliked(item_ids, scores, self._catalogue)
             if answer.popular is not None and len(item_ids) < len(answer.popular) and not final:
                 return None
             if answer.fallback is not Fallback.TOO_LATE:
@@ -128,6 +99,10 @@ class Recommender:
             # By id, too: an excluded item may have come into the catalogue after its id was looked up.
             excluded = set(ask.exclude_item_ids)
             permitted = [item_id not in excluded and self._catalogue.is_permitted(item_id) for item_id in item_ids]
+            if ask.preferences is not None:
+                likes = ask.preferences
+                pairs = zip(item_ids, permitted, strict=True)
+                permitted = [good and likes.permits(self._catalogue.get(item_id)) for item_id, good in pairs]
             if not all(permitted):
                 if not final:
                     return None
@@ -172,7 +147,7 @@ class Recommender:
         """
         items = [(item_id, self._catalogue.get(item_id)) for item_id in item_ids]
         ordinals = np.array([item.ordinal for _, item in items if item is not None], dtype=np.int64)
-        future = self._submit(who, deadline, score=ordinals, allow_stale=allow_stale)
+        future = self._submit(self._identify(who), deadline, score=ordinals, allow_stale=allow_stale)
         answer = await result_of(future, deadline, late=_LATE)
         if answer.fallback is Fallback.TOO_LATE:
             raise DeadlineExceeded("no vector could be computed in time, and there is no older one; give the call more time")
@@ -198,7 +173,7 @@ class Recommender:
 
     def _submit(
         self,
-        who: Who,
+        subject: Subject | None,
         deadline: float,
         *,
         limit: int = 0,
@@ -209,7 +184,6 @@ class Recommender:
         filter: Filter | None = None,
         exact: bool = False,
     ) -> Future[Answer]:
-        subject = self._identify(who)
         if subject is None and filter is not None:
             subject = ForHistory(History.empty())  # what passes the filter is known to the engine alone
         if subject is None:

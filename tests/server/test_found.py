@@ -20,7 +20,8 @@ from server.journal.database import open_journal
 from server.journal.events import USER, Person
 from server.journal.items import ItemContent, UpsertItems, load_items
 from server.journal.writer import JournalWriter, Transaction
-from server.recommend.flow import Ask, Recommender
+from server.recommend.ask import Ask
+from server.recommend.flow import Recommender
 from server.releases.loading import load_views, seed_catalogue
 from server.users.histories import Histories
 from tests.server.conftest import Serve
