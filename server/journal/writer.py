@@ -151,6 +151,8 @@ class JournalWriter:
         try:
             self._commit(group)
         except Exception as error:
+            if _is_fatal(error) or self._file.connection.in_transaction:
+                raise
             if len(group) == 1:
                 _log.error("a write failed; nothing of it was kept", exc_info=True)
                 group[0].future.set_exception(_for_caller(error))
@@ -202,9 +204,20 @@ class JournalWriter:
             self._on_death()
 
 
+def _is_fatal(error: Exception) -> bool:
+    """Whether what is on disk is unknown, so that only a restart, which reads it, can be trusted.
+
+    After a failed fsync the kernel may drop what was not written and say of the next one that all is well. A failed write is
+    not of this kind: nothing was asked to be on disk yet.
+    """
+    if isinstance(error, apsw.IOError):
+        return getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_WRITE
+    return isinstance(error, (apsw.CorruptError, apsw.NotADBError))
+
+
 def _for_caller(error: Exception) -> Exception:
     if isinstance(error, apsw.FullError):
         return Unavailable("the disk is full: nothing was written; free space and repeat the call")
     if isinstance(error, apsw.IOError):
-        return Unavailable("the disk failed: nothing was written; repeat the call elsewhere")
+        return Unavailable("the disk takes no writes: nothing was written; mend it and repeat the call")
     return error

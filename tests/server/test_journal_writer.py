@@ -291,7 +291,7 @@ def test_concurrent_writers_get_every_position_exactly_once(file: JournalFile, w
     assert sorted(future.result(PATIENCE_S) for future in futures) == list(range(1, 201))
 
 
-@pytest.mark.parametrize(("error", "says"), [(apsw.FullError("x"), "disk is full"), (apsw.IOError("x"), "disk failed")])
+@pytest.mark.parametrize(("error", "says"), [(apsw.FullError("x"), "disk is full")])
 def test_a_disk_that_fails_is_reported_as_unavailable_with_what_to_do(
     writer: JournalWriter, error: Exception, says: str, caplog: pytest.LogCaptureFixture
 ):
