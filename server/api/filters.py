@@ -4,45 +4,59 @@ import asyncio
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from towerbridge.v1 import filter_pb2
 
 from index.filters.filter import Condition, Exists, Filter, MatchAny, Nested, Range, TimeRange
 from index.filters.values import KEYWORD_BYTES
+from server.api.match_profile import CONDITIONS_MAX, VALUES_MAX, Resolved, check_attribute, holds_match_profile, too_many
 from server.errors import InvalidField
 from server.fields import ID_BYTES, check_count, check_id, check_text, check_time
+from server.users.profile import Profile
 
 IDS_MAX = 100_000
-CONDITIONS_MAX = 64
 DEPTH_MAX = 4
-VALUES_MAX = 1_000
-_NAME_BYTES = 64
 _IDS_AT_ONCE = 4_096  # ids decoded between two looks at other calls: some 0.3 ms
 _KEPT = 64
 _KEPT_IDS = 1_000_000  # in the lists of all filters kept, some 70 bytes each
 _Bound = Literal["gt", "gte", "lt", "lte"]
 _BOUNDS: tuple[_Bound, ...] = ("gt", "gte", "lt", "lte")
+_NOTHING = Filter(allow=frozenset())  # no item passes
 
 
 class FilterDecoder:
     """Decodes filters on the event loop, and keeps those decoded last: a page sends the same filter again and again.
 
-    Long lists of ids are decoded in parts, between which other calls run.
+    Long lists of ids are decoded in parts, between which other calls run. What is kept holds nothing of a profile but under
+    a key of its values.
     """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[bytes, Filter] = OrderedDict()  # by key, the one used last at the end
         self._kept_ids = 0
 
-    async def decode(self, message: filter_pb2.Filter, field: str = "filter") -> Filter | None:
-        """The filter; None if it has no condition and no list. Raises InvalidField, which names the field at fault."""
+    async def decode(
+        self, message: filter_pb2.Filter, field: str = "filter", profile: Callable[[], Profile | None] | None = None
+    ) -> Filter | None:
+        """The filter; None if it has no condition and no list. Raises InvalidField, which names the field at fault.
+
+        profile: gives the profile of the person whom the answer is for, if it may be used, for conditions on it; without one
+        no item passes a filter that has such a condition. None where no person can be: such a condition is refused.
+        """
         key = _key(message)
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
             return kept
+        if profile is not None and holds_match_profile(message, field):
+            resolved = Resolved(message, profile(), field)
+            decoded = await self.decode(resolved.message, field)
+            return decoded if resolved.has_all else _NOTHING
+        return await self._decode(message, key, field)
+
+    async def _decode(self, message: filter_pb2.Filter, key: bytes, field: str) -> Filter | None:
         decoded = await _Decoding().filter(message, key, field, depth=1)
         if decoded.allow is None and not decoded.deny and not any(decoded.conditions()):
             return None
@@ -86,9 +100,7 @@ class _Decoding:
     async def _condition(self, message: filter_pb2.Condition, field: str, depth: int) -> Condition:
         self._conditions += 1
         if self._conditions > CONDITIONS_MAX:
-            raise InvalidField(
-                field, f"is one too many: a filter has at most {CONDITIONS_MAX} conditions, nested ones included"
-            )
+            raise too_many(field)
         kind = message.WhichOneof("kind")
         if kind == "match_any":
             return _match_any(message.match_any, f"{field}.match_any")
@@ -97,14 +109,16 @@ class _Decoding:
         if kind == "time_range":
             return _time_range(message.time_range, f"{field}.time_range")
         if kind == "exists":
-            return Exists(_attribute(message.exists.attribute, f"{field}.exists"))
+            return Exists(check_attribute(message.exists.attribute, f"{field}.exists"))
         if kind == "filter":
             return Nested(await self.filter(message.filter, _key(message.filter), f"{field}.filter", depth=depth + 1))
-        raise InvalidField(field, "set match_any, range, time_range, exists or filter")
+        if kind == "match_profile":
+            raise InvalidField(f"{field}.match_profile", "is for calls about a person only; use match_any")
+        raise InvalidField(field, "set match_any, range, time_range, exists, filter or match_profile")
 
 
 def _match_any(message: filter_pb2.MatchAny, field: str) -> MatchAny:
-    attribute = _attribute(message.attribute, field)
+    attribute = check_attribute(message.attribute, field)
     given = [name for name in ("strings", "numbers", "booleans") if len(getattr(message, name))]
     if len(given) != 1:
         raise InvalidField(field, "needs values in exactly one of strings, numbers and booleans")
@@ -115,7 +129,7 @@ def _match_any(message: filter_pb2.MatchAny, field: str) -> MatchAny:
 
 
 def _range(message: filter_pb2.Range, field: str) -> Range:
-    attribute = _attribute(message.attribute, field)
+    attribute = check_attribute(message.attribute, field)
     bounds = {name: _finite(getattr(message, name), f"{field}.{name}") for name in _BOUNDS if message.HasField(name)}
     if not bounds:
         raise InvalidField(field, "needs gt, gte, lt or lte")
@@ -123,18 +137,11 @@ def _range(message: filter_pb2.Range, field: str) -> Range:
 
 
 def _time_range(message: filter_pb2.TimeRange, field: str) -> TimeRange:
-    attribute = _attribute(message.attribute, field)
+    attribute = check_attribute(message.attribute, field)
     bounds = {name: check_time(getattr(message, name), f"{field}.{name}") for name in _BOUNDS if message.HasField(name)}
     if not bounds:
         raise InvalidField(field, "needs gt, gte, lt or lte")
     return TimeRange(attribute, **bounds)
-
-
-def _attribute(name: str, field: str) -> str:
-    check_text(name, f"{field}.attribute", _NAME_BYTES, minimum=1)
-    if name == "text":
-        raise InvalidField(f"{field}.attribute", '"text" cannot be filtered by; use "categories" or an attribute')
-    return name
 
 
 def _finite(value: float, field: str) -> float:

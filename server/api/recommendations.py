@@ -26,18 +26,21 @@ from server.fields import (
     check_text,
     check_vector,
 )
+from server.journal.events import Person
 from server.journal.revision import require, to_token
 from server.journal.writer import JournalWriter
 from server.recommend.ask import Ask, Degraded, Ranked, Skip, Started
 from server.recommend.flow import Recommender
+from server.recommend.preferences import Preferences, usable_profile
 from server.releases.release import Release
-from server.users.histories import Histories
+from server.users.people import People
 
 _BATCH_MAX = 100
 _DEGRADED = {
     Degraded.NO_HISTORY: common_pb2.DEGRADED_REASON_NO_HISTORY,
     Degraded.STALE_VECTOR: common_pb2.DEGRADED_REASON_STALE_VECTOR,
     Degraded.NO_USER_TOWER: common_pb2.DEGRADED_REASON_NO_USER_TOWER,
+    Degraded.NO_CONSENT: common_pb2.DEGRADED_REASON_NO_CONSENT,
 }
 _SKIPPED = {
     Skip.UNKNOWN_ITEM: recommendation_pb2.SKIP_REASON_UNKNOWN_ITEM,
@@ -50,18 +53,19 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
     def __init__(
         self,
         recommender: Recommender,
-        histories: Histories,
+        people: People,
         catalogue: Catalogue,
         journal: JournalWriter,
         release: Callable[[], Release],
         config: Config,
     ) -> None:
         self._recommender = recommender
-        self._histories = histories
+        self._people = people
         self._catalogue = catalogue
         self._journal = journal
         self._release = release
         self._default_deadline_ms = config.listen.default_deadline_ms
+        self._preference_bonus = config.users.preference_bonus
         self._filters = FilterDecoder()
 
     async def Recommend(
@@ -106,7 +110,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         deadline = deadline_of(context, self._default_deadline_ms)
         revision = self._journal.revision
         require(request.min_revision, epoch=self._journal.epoch, head=revision)
-        who = decode_subject(request.subject, self._histories, self._catalogue, self._release())
+        who = decode_subject(request.subject, self._people, self._catalogue, self._release())
         item_ids = check_ids(request.item_ids, "item_ids", ROWS_MAX, minimum=1)
         scored, scores, skipped, answer = await self._recommender.score(
             who, item_ids, allow_stale=request.allow_stale, deadline=deadline
@@ -181,19 +185,24 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         )
 
     async def _decode(self, request: recommendation_pb2.RecommendRequest, revision: int, deadline: float) -> Ask:
-        who = decode_subject(request.subject, self._histories, self._catalogue, self._release())
+        who = decode_subject(request.subject, self._people, self._catalogue, self._release())
         limit = check_limit(request.limit)
         excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
         _check_attributes(request.attributes)
         require(request.min_revision, epoch=self._journal.epoch, head=revision)
-        chosen = await self._filter(request, deadline)
-        return Ask(who, limit, excluded, request.exclude_seen, request.allow_stale, chosen, request.search.exact)
+        profile = usable_profile(self._people, who) if isinstance(who, Person) else None
+        chosen = await self._filters.decode(request.filter, profile=lambda: profile) if request.HasField("filter") else None
+        ask = Ask(who, limit, excluded, request.exclude_seen, request.allow_stale, chosen, request.search.exact)
+        preferences = Preferences.of(profile, self._preference_bonus)
+        if preferences is not None:
+            ask = ask.preferring(preferences)
+            await self._recommender.prepare(ask.favoured, deadline)
+        await self._recommender.prepare(ask.filter, deadline)
+        return ask
 
     async def _filter(
         self,
-        request: recommendation_pb2.RecommendRequest
-        | recommendation_pb2.FindSimilarItemsRequest
-        | recommendation_pb2.SearchVectorsRequest,
+        request: recommendation_pb2.FindSimilarItemsRequest | recommendation_pb2.SearchVectorsRequest,
         deadline: float,
     ) -> Filter | None:
         if not request.HasField("filter"):

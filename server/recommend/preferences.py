@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from index.filters.filter import Filter, MatchAny, Nested
 from server.catalogue.catalogue import Catalogue, CatalogueItem
 from server.engine.query import Answer
+from server.journal.events import Person
+from server.users.directory import Purpose
+from server.users.people import People
 from server.users.profile import Profile
 
 _CATEGORIES = "categories"
@@ -33,9 +36,15 @@ class Preferences:
         """None if the profile prefers nothing. With a bonus of 0 likes do not count."""
         if profile is None:
             return None
-        liked_items, liked_categories = (profile.liked_item_ids, profile.liked_categories) if bonus else ((), ())
-        lists = (liked_items, profile.disliked_item_ids, liked_categories, profile.disliked_categories)
-        return cls(*map(frozenset, lists), bonus=bonus) if any(lists) else None
+        preferences = cls(
+            liked_items=frozenset(profile.liked_item_ids if bonus else ()),
+            disliked_items=frozenset(profile.disliked_item_ids),
+            liked_categories=frozenset(profile.liked_categories if bonus else ()),
+            disliked_categories=frozenset(profile.disliked_categories),
+            bonus=bonus,
+        )
+        dislikes = preferences.disliked_items or preferences.disliked_categories
+        return preferences if dislikes or preferences.liked_items or preferences.liked_categories else None
 
     def permits(self, item: CatalogueItem | None) -> bool:
         """Whether nothing about the item is disliked."""
@@ -84,6 +93,15 @@ class Preferences:
         with_bonus = [(item_id, score + self.bonus_of(catalogue.get(item_id))) for item_id, score in scores.items()]
         with_bonus.sort(key=lambda pair: -pair[1])
         return [item_id for item_id, _ in with_bonus[:limit]], [score for _, score in with_bonus[:limit]]
+
+
+def usable_profile(people: People, person: Person) -> Profile | None:
+    """The person's profile, if they have one and have consented to its use."""
+    key = people.directory.find(person)
+    profile = people.profile(key) if key is not None else None
+    if key is None or profile is None or not people.directory.may(key, Purpose.PERSONALISATION):
+        return None
+    return profile
 
 
 def are_alike(one: Answer, other: Answer) -> bool:

@@ -292,7 +292,7 @@ def nested(depth: int) -> v1.Filter:
 
 
 WRONG = [
-    (condition(), "filter.must[1]", "set match_any, range, time_range, exists or filter"),
+    (condition(), "filter.must[1]", "set match_any, range, time_range, exists, filter or match_profile"),
     (condition(exists=v1.Exists()), "filter.must[1].exists.attribute", "must have 1 to 64 bytes"),
     (condition(exists=v1.Exists(attribute="é" * 33)), "filter.must[1].exists.attribute", "must have 1 to 64 bytes"),
     (where(must_not=[match("text", "a")]), "filter.must_not[0].match_any.attribute", '"text" cannot be filtered by'),
