@@ -38,15 +38,19 @@ from server.engine.batch import BatchComputer
 from server.engine.engine import Engine
 from server.engine.turns import Turns
 from server.errors import ServiceError, StartupError
-from server.journal.database import open_journal
+from server.journal.database import open_journal, open_reader
 from server.journal.writer import JournalWriter
 from server.recommend.flow import Recommender
 from server.releases.loading import load_views, seed_catalogue
 from server.releases.release import Release
 from server.telemetry.endpoint import Metrics
 from server.telemetry.index import IndexFigures
-from server.users.histories import Histories, History
+from server.users.admission import Admission
+from server.users.changes import PeopleChanges
+from server.users.directory import Directory, Purpose
+from server.users.histories import History
 from server.users.intake import EventIntake, now_us
+from server.users.people import People
 from server.users.vectors import Refresher
 
 _log = logging.getLogger(__name__)
@@ -94,11 +98,17 @@ class App:
         self._texts = TextWorker(bundle.text_encoder) if bundle.text_encoder is not None else None
         if self._texts is not None:
             opened.callback(self._texts.close)
+        self._erased = _NobodyErased()  # until the tombstones are here
         self._refresher = Refresher()
-        self._histories = Histories(
-            bundle.manifest.event_types, limit=config.users.max_history_events, unreferenced=self._unreferenced
+        self.people = People(
+            bundle.manifest.event_types,
+            Directory({Purpose[name.upper()]: value == "opt_out" for name, value in config.consent.model_dump().items()}),
+            limit=config.users.max_history_events,
+            capacity=config.users.max_people_in_memory,
+            unreferenced=self._unreferenced,
         )
-        computer = BatchComputer(self._release, self._histories, self._refresher, clock_us=self._clock_us)
+        opened.callback(self.people.close)
+        computer = BatchComputer(self._release, self.people, self._refresher, clock_us=self._clock_us)
         self._engine = Engine(
             computer.answer,
             background=Turns(lambda: config.users.refresh and computer.refresh(), lambda: self.live.live_index.upkeep()),
@@ -110,7 +120,7 @@ class App:
             self.catalogue, self.live = load_views(
                 file,
                 bundle,
-                self._histories,
+                self.people,
                 self._texts,
                 settings=config.index,
                 device=config.engine.device,
@@ -123,9 +133,10 @@ class App:
         except ServiceError as error:
             raise StartupError(f"{config.bundle}: the text encoder does not work: {error}; {_CHECK}") from None
         opened.callback(self.live.live_index.close)
+        self.people.read_from(open_reader(file.path), self.catalogue.locate)
         self._journal = JournalWriter(file, max_group_rows=config.journal.max_group_rows, on_death=self._not_serving)
         self._changes = CatalogueChanges(
-            self._journal, self.catalogue, self._histories, self._refresher, self._engine, self._release, self._texts
+            self._journal, self.catalogue, self.people, self._refresher, self._engine, self._release, self._texts
         )
 
     def _serve_metrics(self, config: Config, opened: ExitStack) -> int | None:
@@ -137,17 +148,19 @@ class App:
         return port
 
     def _register(self, server: grpc.aio.Server) -> None:
-        config, journal, release, histories = self._config, self._journal, self._release, self._histories
-        intake = EventIntake(journal, histories, self.catalogue, self._refresher, self._engine)
-        recommender = Recommender(histories, self.catalogue, self._engine, release)
+        config, journal, release, people = self._config, self._journal, self._release, self.people
+        admission = Admission(people.directory, self._erased)
+        intake = EventIntake(journal, people, admission, self.catalogue, self._refresher, self._engine)
+        changes = PeopleChanges(journal, people, self._refresher, self._engine, release, self._erased, self._clock_us)
+        recommender = Recommender(people, self.catalogue, self._engine, release)
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
-            RecommendationServicer(recommender, histories, self.catalogue, journal, release, config), server
+            RecommendationServicer(recommender, people, self.catalogue, journal, release, config), server
         )
         event_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(intake, journal, config, self._clock_us), server)
         item_pb2_grpc.add_ItemServiceServicer_to_server(
             ItemServicer(self._changes, self.catalogue, journal, release, config), server
         )
-        user_pb2_grpc.add_UserServiceServicer_to_server(UserServicer(histories, self.catalogue, journal, release), server)
+        user_pb2_grpc.add_UserServiceServicer_to_server(UserServicer(people, self.catalogue, journal, release), server)
         release_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseServicer(self.catalogue, release), server)
 
     def start(self) -> None:
@@ -185,6 +198,14 @@ class App:
         self._edge.not_serving()
 
 
+class _NobodyErased:
+    def erased_us(self, person: object) -> int | None:
+        return None
+
+    def is_erased_event(self, event_hash: bytes) -> bool:
+        return False
+
+
 def _check_device(device: str) -> None:
     if not device.startswith("cuda"):
         return
@@ -207,8 +228,9 @@ def _warm_up(release: Release, texts: TextWorker | None) -> None:
         ordinals=ordinals + 1,
         types=np.zeros(len(ordinals), dtype=np.int16),
         times_us=np.arange(len(ordinals), dtype=np.int64),
-        positions=np.arange(len(ordinals), dtype=np.int64),
-        version=len(ordinals),
+        version=1,
+        counted=len(ordinals),
+        generation=0,
     )
     if release.has_user_tower and release.counts(history):
         for batch in (1, 2, 4, 8):

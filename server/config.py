@@ -7,10 +7,10 @@ Later sources win: the defaults here, a YAML file (--config), environment variab
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
@@ -49,6 +49,20 @@ class Journal(_Section):
     """RecordEvents refuses older events; `python -m server.journal import` takes any age."""
     max_group_rows: Positive = 4096
     """Rows committed by one fsync at most."""
+    retention_days: Positive | None = None
+    """Events received longer ago are removed. Unset: none is, for its age."""
+    max_events_per_person: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Newest events kept of one id; at least users.max_history_events."""
+    event_id_days: Positive = 30
+    """How long an event_id is known after its event came in: at least as long as producers may retry, max_event_age_days."""
+
+    @model_validator(mode="after")
+    def _retries_are_known(self) -> Self:
+        if self.event_id_days < self.max_event_age_days:
+            raise ValueError("event_id_days must be at least max_event_age_days: a retry would be written again")
+        if self.retention_days is not None and self.retention_days < self.event_id_days:
+            raise ValueError("retention_days must be at least event_id_days")
+        return self
 
 
 class Users(_Section):
@@ -58,6 +72,35 @@ class Users(_Section):
     """Newest events of a person held in memory: what exclude_seen sees. The tower reads fewer."""
     refresh: bool = True
     """Recompute vectors after events, in the background. They are always fresh before an answer, with or without."""
+    max_people_in_memory: Positive = 1_000_000
+    """People whose histories and vectors are kept in memory; those of others are read from the journal when asked for."""
+    preference_bonus: Annotated[float, Field(ge=0, le=2)] = 0.1
+    """Added to the score of an item that the person's profile likes, or that has a category that it likes."""
+
+
+class Consent(_Section):
+    """What may be done with the data of people who have not decided."""
+
+    personalisation: Literal["opt_in", "opt_out"] = "opt_in"
+    """opt_in: nothing without a recorded yes. opt_out: consent is presumed until there is a no."""
+    training: Literal["opt_in", "opt_out"] = "opt_in"
+    """The same, for `python -m server.journal export`."""
+
+
+class Erasure(_Section):
+    """How people are forgotten."""
+
+    key_file: Path | None = None
+    """The tombstones' key, outside the data directory. Unset: beside it, named as it is with .erasure-key."""
+    backups: Literal["scrub", "keep"] = "scrub"
+    """scrub: erased people are removed from the backups in the data directory too. keep: only when one is restored."""
+
+
+class Audience(_Section):
+    """Finding people for items and people like others."""
+
+    enabled: bool = False
+    """Whether AudienceService answers: it names people."""
 
 
 class Engine(_Section):
@@ -113,9 +156,18 @@ class Config(BaseSettings):
     listen: Listen = Listen()
     journal: Journal = Journal()
     users: Users = Users()
+    consent: Consent = Consent()
+    erasure: Erasure = Erasure()
+    audience: Audience = Audience()
     engine: Engine = Engine()
     index: Index = Index()
     metrics: Metrics = Metrics()
+
+    @model_validator(mode="after")
+    def _histories_are_held(self) -> Self:
+        if self.journal.max_events_per_person < self.users.max_history_events:
+            raise ValueError("journal.max_events_per_person must be at least users.max_history_events")
+        return self
 
 
 def load_config(file: Path | None, flags: dict[str, Any]) -> Config:

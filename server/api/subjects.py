@@ -9,7 +9,8 @@ from server.fields import LIMIT_MAX, check_count, check_id, check_ids, check_tim
 from server.journal.events import USER, VISITOR, Person
 from server.recommend.ask import Who
 from server.releases.release import Release
-from server.users.histories import Histories, History
+from server.users.histories import History
+from server.users.people import People
 
 
 def check_release(release_id: str, release: Release, field: str) -> None:
@@ -20,7 +21,7 @@ def check_release(release_id: str, release: Release, field: str) -> None:
         )
 
 
-def decode_subject(subject: common_pb2.Subject, histories: Histories, catalogue: Catalogue, release: Release) -> Who:
+def decode_subject(subject: common_pb2.Subject, people: People, catalogue: Catalogue, release: Release) -> Who:
     """Whom the answer is for. Raises InvalidField, or FailedPrecondition for a vector of another release."""
     kind = subject.WhichOneof("kind")
     if kind == "user_id":
@@ -28,7 +29,7 @@ def decode_subject(subject: common_pb2.Subject, histories: Histories, catalogue:
     if kind == "visitor_id":
         return Person(VISITOR, check_id(subject.visitor_id, "subject.visitor_id"))
     if kind == "history":
-        return _history(subject.history, histories, catalogue)
+        return _history(subject.history, people, catalogue)
     if kind == "vector":
         if subject.vector.HasField("release_id"):
             check_release(subject.vector.release_id, release, "subject.vector.release_id")
@@ -36,13 +37,13 @@ def decode_subject(subject: common_pb2.Subject, histories: Histories, catalogue:
     raise InvalidField("subject", "set user_id, visitor_id, history or vector")
 
 
-def _default_type(histories: Histories) -> str:
+def _default_type(people: People) -> str:
     """The type of events that came without one: "view", or the release's first type if it does not know that."""
-    names = histories.type_names
+    names = people.type_names
     return "view" if "view" in names or not names else names[0]
 
 
-def _history(message: common_pb2.InlineHistory, histories: Histories, catalogue: Catalogue) -> History:
+def _history(message: common_pb2.InlineHistory, people: People, catalogue: Catalogue) -> History:
     """The history as if it had been recorded: events on unknown items or of unknown types do not count."""
     count = len(message.item_ids)
     item_ids = check_ids(message.item_ids, "subject.history.item_ids", LIMIT_MAX, minimum=1)
@@ -50,7 +51,7 @@ def _history(message: common_pb2.InlineHistory, histories: Histories, catalogue:
         if column:
             check_count(len(column), f"subject.history.{name}", count, minimum=count)
     types = [check_type(name, f"subject.history.event_types[{place}]") for place, name in enumerate(message.event_types)] or [
-        _default_type(histories)
+        _default_type(people)
     ] * count
     times_us = [
         check_time(value, f"subject.history.occurred_at[{place}]") for place, value in enumerate(message.occurred_at)
@@ -58,7 +59,7 @@ def _history(message: common_pb2.InlineHistory, histories: Histories, catalogue:
     rows = [
         (time_us, place, item.ordinal, code)
         for place, (item_id, name, time_us) in enumerate(zip(item_ids, types, times_us, strict=True))
-        if (item := catalogue.get(item_id)) is not None and (code := histories.type_code(name)) is not None
+        if (item := catalogue.get(item_id)) is not None and (code := people.type_code(name)) is not None
     ]
     rows.sort()
     columns = np.array(rows, dtype=np.int64).reshape(-1, 4)
@@ -66,6 +67,7 @@ def _history(message: common_pb2.InlineHistory, histories: Histories, catalogue:
         ordinals=columns[:, 2].astype(np.int32),
         types=columns[:, 3].astype(np.int16),
         times_us=columns[:, 0],
-        positions=columns[:, 1],
-        version=len(rows),
+        version=0,
+        counted=len(rows),
+        generation=0,
     )

@@ -45,6 +45,7 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._items: dict[str, CatalogueItem] = {}
+        self._removed: dict[str, tuple[int, int]] = {}  # ordinal, and position of the removal
         self._ids: list[str] = []  # by ordinal
         self._permitted: NDArray[np.bool_] = np.zeros(1024, dtype=bool)  # by ordinal: live and available
         self._searchable: NDArray[np.bool_] = np.zeros(1024, dtype=bool)  # by ordinal: has a vector
@@ -62,6 +63,14 @@ class Catalogue:
         """The item, if it is in the catalogue."""
         return self._items.get(item_id)
 
+    def locate(self, item_id: str, position: int) -> int:
+        """The ordinal of an item for an event at a position of the journal; -1 if the item was not there, nor is now."""
+        item = self._items.get(item_id)
+        if item is not None:
+            return item.ordinal
+        ordinal, removed_at = self._removed.get(item_id, (-1, 0))
+        return ordinal if position <= removed_at else -1
+
     def item_id(self, ordinal: int) -> str:
         """The id of an item, live or removed."""
         return self._ids[ordinal]
@@ -77,11 +86,14 @@ class Catalogue:
         ids: list[str],
         popularity: NDArray[np.float64],
         absent: Mapping[str, float] = MappingProxyType({}),
+        removed: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:
         """Takes over the live items, and the ids and popularity of all ordinals, removed items' too, at start.
 
-        absent: popularity by id of the bundle's items that are not in the journal, for the day they are added.
+        absent: popularity by id of the bundle's items that are not in the journal, for the day they are added. removed: ordinal
+        and position of the removal of the items that are not in the catalogue any more.
         """
+        self._removed = dict(removed)
         self._absent = absent
         self._ids = ids
         self._reserve(len(ids))
@@ -104,6 +116,7 @@ class Catalogue:
         self._ids[stored.ordinal] = stored.content.item_id
         popularity = float(self._popularity[stored.ordinal])
         self._items[stored.content.item_id] = as_catalogue_item(stored, popularity=popularity, searchable=searchable)
+        self._removed.pop(stored.content.item_id, None)
         self._searchable[stored.ordinal] = searchable
         self._permitted[stored.ordinal] = stored.available
 
@@ -119,9 +132,11 @@ class Catalogue:
             ranking[: self._ranked] = np.argsort(-self._popularity[: self._ranked], kind="stable")
             self._ranking = ranking
 
-    def remove(self, item_id: str) -> int:
-        """Takes the item out and returns its ordinal; it must be there."""
-        item = self._items.pop(item_id)
+    def remove(self, item_id: str, position: int) -> int:
+        """Takes the item out at a position of the journal, and returns its ordinal; it must be there."""
+        item = self._items[item_id]
+        self._removed[item_id] = item.ordinal, position  # first: a reader finds it here or there
+        del self._items[item_id]
         self._permitted[item.ordinal] = False
         return item.ordinal
 

@@ -17,7 +17,7 @@ from server.errors import DeadlineExceeded, FailedPrecondition
 from server.journal.items import ItemContent, RemoveItems, SetAvailability, UpsertItems, UpsertOutcome
 from server.journal.writer import JournalWriter
 from server.releases.release import Release
-from server.users.histories import Histories
+from server.users.people import People
 from server.users.vectors import Refresher
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class CatalogueChanges:
         self,
         journal: JournalWriter,
         catalogue: Catalogue,
-        histories: Histories,
+        people: People,
         refresher: Refresher,
         engine: Engine,
         release: Callable[[], Release],
@@ -44,7 +44,7 @@ class CatalogueChanges:
     ) -> None:
         self._journal = journal
         self._catalogue = catalogue
-        self._histories = histories
+        self._people = people
         self._refresher = refresher
         self._engine = engine
         self._release = release
@@ -69,16 +69,17 @@ class CatalogueChanges:
     def remove(self, item_ids: Sequence[str], deadline: float) -> set[str]:
         """Takes items out; returns those of the ids that were in the catalogue."""
 
-        def publish(removed: Sequence[str]) -> tuple[Sequence[str], Future[None]]:
+        def publish(removed: Sequence[tuple[str, int]]) -> tuple[list[str], Future[None]]:
             release = self._release()
-            ordinals = [self._catalogue.remove(item_id) for item_id in removed]
-            unreferenced = [ordinal for ordinal in ordinals if not self._histories.references(ordinal)]
+            ordinals = [self._catalogue.remove(item_id, position) for item_id, position in removed]
+            unreferenced = [ordinal for ordinal in ordinals if not self._people.references(ordinal)]
+            ids = [item_id for item_id, _ in removed]
 
             def change() -> None:
-                release.withdraw_items(list(removed))
+                release.withdraw_items(ids)
                 release.free_items(unreferenced)  # at once: if an item came back in between, a history could refer to it
 
-            return removed, self._change(release, change)
+            return ids, self._change(release, change)
 
         removed, visible = _wait(self._journal.submit(RemoveItems(item_ids, publish)), deadline)
         _wait(visible, deadline)
@@ -143,7 +144,7 @@ class CatalogueChanges:
         for outcome, searchable in zip(outcomes, has_vector.tolist(), strict=True):
             stored = outcome.stored
             self._catalogue.put(stored, searchable=searchable)
-            for person_key in self._histories.item_came_in(stored.content.item_id, stored.ordinal):
+            for person_key in self._people.item_came_in(stored.content.item_id, stored.ordinal):
                 self._refresher.mark(person_key)
         self._engine.poke()
         return visible

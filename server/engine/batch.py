@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from index.filters.evaluate import check_comparable
 from index.filters.filter import FilterError
-from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForPerson, ForVector, Query
+from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForNobody, ForPerson, ForVector, Query
 from server.errors import DeadlineExceeded, FailedPrecondition, InvalidField
 from server.releases.release import Release
-from server.users.histories import Histories, History
+from server.users.histories import History
+from server.users.people import People
 from server.users.vectors import Refresher, UserVector
 
 _REPLY_SECONDS = 0.002  # kept of a deadline for building and sending the reply
@@ -36,13 +37,13 @@ class BatchComputer:
     def __init__(
         self,
         release: Callable[[], Release],
-        histories: Histories,
+        people: People,
         refresher: Refresher,
         *,
         clock_us: Callable[[], int],
     ) -> None:
         self._release = release
-        self._histories = histories
+        self._people = people
         self._refresher = refresher
         self._clock_us = clock_us
         self._encode_seconds = 0.0  # of a batch, smoothed
@@ -70,7 +71,7 @@ class BatchComputer:
 
         The histories are read one turn before they are encoded: calls that place the items which they name run in between.
         """
-        due, self._due = self._due, [(key, self._histories.get(key)) for key in self._refresher.take(_REFRESH_AT_ONCE)]
+        due, self._due = self._due, [(key, self._people.history(key)) for key in self._refresher.take(_REFRESH_AT_ONCE)]
         release = self._release()
         if release.has_user_tower:
             self._encode_people(
@@ -97,6 +98,8 @@ class BatchComputer:
                 asked.history = history
             case ForVector(vector):
                 asked.vector = vector
+            case ForNobody(why):
+                answer.fallback = why
             case ForItem(ordinal):
                 asked.vector = release.item_vector(ordinal)
                 if asked.vector is None:
@@ -132,7 +135,7 @@ class BatchComputer:
             one.vector = made.vector
             one.answer.computed_us = made.computed_us
             if isinstance(one.query.subject, ForPerson):
-                release.user_vectors.put(one.query.subject.person_key, made)
+                self._store(one.query.subject.person_key, made, release)
         seconds = time.monotonic() - started
         self._encode_seconds += 0.2 * (seconds - self._encode_seconds)
         return seconds
@@ -141,9 +144,11 @@ class BatchComputer:
         stored = release.user_vectors.get(subject.person_key)
         if one.history is None or stored is None or not (stale or _is_fresh(stored, one.history)):
             return False
+        if stored.generation != one.history.generation:
+            return False  # it was made of what belonged to the person before a link or a withdrawal
         one.vector = stored.vector
         one.answer.computed_us = stored.computed_us
-        one.answer.events_behind = max(0, one.history.version - stored.version)
+        one.answer.events_behind = max(0, one.history.counted - stored.counted)
         one.answer.stale = stale
         return True
 
@@ -161,7 +166,7 @@ class BatchComputer:
         elif not (isinstance(query.subject, ForPerson) and self._use_stored(one, query.subject, release, stale=True)):
             one.answer.stale = True
             one.answer.fallback = Fallback.TOO_LATE
-            one.answer.events_behind = one.history.version if one.history else 0
+            one.answer.events_behind = one.history.counted if one.history else 0
         return False
 
     def _encode_people(self, people: list[tuple[int, History]], release: Release) -> None:
@@ -169,14 +174,18 @@ class BatchComputer:
         if people:
             encoded = self._encode([history for _, history in people], release)
             for (key, _), made in zip(people, encoded, strict=True):
-                release.user_vectors.put(key, made)
+                self._store(key, made, release)
+
+    def _store(self, key: int, vector: UserVector, release: Release) -> None:
+        if not self._people.is_erased(key):  # erased while the query waited: nothing is kept
+            release.user_vectors.put(key, vector)
 
     def _encode(self, histories: list[History], release: Release) -> list[UserVector]:
         """The vectors of histories that count, one for each, computed now."""
         vectors = release.encode(histories)  # (B, D) float32
         now_us = self._clock_us()
         pairs = zip(vectors, histories, strict=True)
-        return [UserVector(vector, history.version, now_us) for vector, history in pairs]
+        return [UserVector(one, made.version, made.counted, made.generation, now_us) for one, made in pairs]
 
     def _search(self, asked: list[_Asked], release: Release) -> None:
         for exact in (False, True):
@@ -207,7 +216,7 @@ class BatchComputer:
 
 
 def _is_fresh(stored: UserVector | None, history: History) -> bool:
-    return stored is not None and stored.version >= history.version
+    return stored is not None and stored.version == history.version
 
 
 def _stack(vectors: list[NDArray[np.float32]]) -> torch.Tensor:

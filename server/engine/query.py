@@ -20,7 +20,7 @@ class ForPerson(NamedTuple):
     the engine has run that call when it comes to the query.
     """
 
-    person_key: int
+    person_key: int  # of the root, if ids are linked
     history: History
 
 
@@ -42,15 +42,22 @@ class ForItem(NamedTuple):
     ordinal: int
 
 
-Subject = ForPerson | ForHistory | ForVector | ForItem
-
-
 class Fallback(Enum):
     """Why there is no vector to search with."""
 
     NO_HISTORY = "no history"
     NO_USER_TOWER = "no user tower"
+    NO_CONSENT = "no consent"
     TOO_LATE = "no vector could be had in time, and a stale answer is allowed"
+
+
+class ForNobody(NamedTuple):
+    """A person of whom nothing is known, or may be used."""
+
+    why: Fallback
+
+
+Subject = ForPerson | ForHistory | ForVector | ForItem | ForNobody
 
 
 @dataclass(slots=True)

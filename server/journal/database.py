@@ -66,6 +66,13 @@ def open_journal(directory: Path, *, vfs: str | None = None) -> JournalFile:
         raise
 
 
+def open_reader(path: Path) -> apsw.Connection:
+    """A connection that reads a journal, whoever writes it; each statement sees what was committed before it."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(5000)
+    return connection
+
+
 def _lock(directory: Path) -> IO[bytes]:
     lock = (directory / "lock").open("ab")
     try:

@@ -105,6 +105,11 @@ class RecordEvents:
         self._new = []
         self._outcomes = [self._write(transaction, event) for event in self._events]
 
+    @property
+    def outcomes(self) -> list[Outcome | None]:
+        """What became of the events, in order, once committed; None for those that were written."""
+        return self._outcomes
+
     def publish(self) -> list[Outcome]:
         """One outcome for each event, in order."""
         statuses = iter(self._publish(self._new)) if self._new else iter(())

@@ -26,6 +26,7 @@ class Degraded(Enum):
     NO_HISTORY = "no history"
     STALE_VECTOR = "stale vector"
     NO_USER_TOWER = "no user tower"
+    NO_CONSENT = "no consent"
 
 
 class Skip(Enum):

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from index.filters.filter import Filter
 from server.catalogue.catalogue import Catalogue
 from server.engine.engine import Engine, Steps
-from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForPerson, ForVector, Query, Subject
+from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForNobody, ForPerson, ForVector, Query, Subject
 from server.errors import DeadlineExceeded, FailedPrecondition, NotFound
 from server.journal.events import Person
 from server.recommend.ask import Ask, Degraded, Ranked, Skip, Started, Who, merged
 from server.releases.release import Release
-from server.users.histories import Histories, History
+from server.users.directory import Purpose
+from server.users.histories import History
+from server.users.people import People
 from server.waiting import result_of
 
 _LATE = "no answer within the deadline"
@@ -25,8 +27,8 @@ _LATE = "no answer within the deadline"
 class Recommender:
     """Answers for one subject at a time, in two halves around the engine's work, so that a batch is queued whole."""
 
-    def __init__(self, histories: Histories, catalogue: Catalogue, engine: Engine, release: Callable[[], Release]) -> None:
-        self._histories = histories
+    def __init__(self, people: People, catalogue: Catalogue, engine: Engine, release: Callable[[], Release]) -> None:
+        self._people = people
         self._catalogue = catalogue
         self._engine = engine
         self._release = release
@@ -93,7 +95,7 @@ class Recommender:
             if answer.popular is not None and len(item_ids) < len(answer.popular) and not final:
                 return None
             if answer.fallback is not Fallback.TOO_LATE:
-                degraded.append(Degraded.NO_HISTORY if answer.fallback is Fallback.NO_HISTORY else Degraded.NO_USER_TOWER)
+                degraded.append(_DEGRADED[answer.fallback or Fallback.NO_HISTORY])
         else:
             item_ids, scores = answer.candidates.item_ids, answer.candidates.scores.tolist()
             # By id, too: an excluded item may have come into the catalogue after its id was looked up.
@@ -173,7 +175,7 @@ class Recommender:
 
     def _submit(
         self,
-        subject: Subject | None,
+        subject: Subject | Fallback,
         deadline: float,
         *,
         limit: int = 0,
@@ -184,13 +186,11 @@ class Recommender:
         filter: Filter | None = None,
         exact: bool = False,
     ) -> Future[Answer]:
-        if subject is None and filter is not None:
-            subject = ForHistory(History.empty())  # what passes the filter is known to the engine alone
-        if subject is None:
+        if isinstance(subject, Fallback) and filter is not None:
+            subject = ForNobody(subject)  # what passes the filter is known to the engine alone
+        if isinstance(subject, Fallback):
             nobody: Future[Answer] = Future()
-            release = self._release()
-            fallback = Fallback.NO_HISTORY if release.has_user_tower else Fallback.NO_USER_TOWER
-            nobody.set_result(Answer(release.release_id, fallback=fallback))
+            nobody.set_result(Answer(self._release().release_id, fallback=subject))
             return nobody
         return self._engine.ask(
             Query(
@@ -208,19 +208,31 @@ class Recommender:
             )
         )
 
-    def _identify(self, who: Who) -> Subject | None:
-        """The subject for the engine; None for a person of whom nothing was ever recorded."""
-        if isinstance(who, Person):
-            key = self._histories.key(who)
-            return None if key is None else ForPerson(key, self._histories.get(key))
-        return ForHistory(who) if isinstance(who, History) else ForVector(who)
+    def _identify(self, who: Who) -> Subject | Fallback:
+        """The subject for the engine, or why there is none. Without consent nothing that is known of a person is looked at."""
+        if not isinstance(who, Person):
+            return ForHistory(who) if isinstance(who, History) else ForVector(who)
+        directory = self._people.directory
+        if not directory.may_person(who, Purpose.PERSONALISATION):
+            return Fallback.NO_CONSENT
+        key = directory.find(who)
+        if key is None:
+            return Fallback.NO_HISTORY if self._release().has_user_tower else Fallback.NO_USER_TOWER
+        root = directory.root(key)
+        return ForPerson(root, self._people.history(root))
 
 
 def _in_steps(steps: Iterator[None]) -> Steps[None]:
     yield from steps
 
 
+_DEGRADED = {
+    Fallback.NO_HISTORY: Degraded.NO_HISTORY,
+    Fallback.NO_USER_TOWER: Degraded.NO_USER_TOWER,
+    Fallback.NO_CONSENT: Degraded.NO_CONSENT,
+}
 _WHY_NOT = {
+    Fallback.NO_CONSENT: "the person has not consented to personalisation; record their consent first, or send a history",
     Fallback.NO_HISTORY: "nothing that counts is known of the subject; record events first or send a history",
     Fallback.NO_USER_TOWER: "the live release has no user tower; send a vector",
 }

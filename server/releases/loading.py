@@ -16,12 +16,12 @@ from server.catalogue.placement import Placement
 from server.catalogue.text_worker import TextWorker
 from server.config import Index
 from server.journal.database import JournalFile
-from server.journal.events import load_events, load_people
 from server.journal.items import ItemContent, StoredItem, is_seeded, keep_embeddings, load_items, seed_items
 from server.releases.live_index import QUERIES, LiveIndex
 from server.releases.release import Release
-from server.users.histories import Histories
+from server.users.history_loading import ItemPlaces
 from server.users.intake import now_us
+from server.users.people import People
 from server.users.vectors import UserVector, UserVectors
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def seed_catalogue(file: JournalFile, bundle: Bundle) -> None:
 def load_views(
     file: JournalFile,
     bundle: Bundle,
-    histories: Histories,
+    people: People,
     texts: TextWorker | None,
     *,
     settings: Index = Index(),  # noqa: B008  frozen
@@ -72,26 +72,18 @@ def load_views(
         stored_vectors=user_vectors.some,
         wake=wake,
     )
-    release = Release(bundle, placement, histories, user_vectors, live_index, device=device)
+    release = Release(bundle, placement, people.type_names, user_vectors, live_index, device=device)
     by_id = {item.content.item_id: item for item in items}
-
-    def ordinal_at(item_id: str, position: int) -> int:
-        # An event on an item that had been removed before waits for the item to come back.
-        item = by_id.get(item_id)
-        if item is None or (item.removed_at is not None and item.removed_at < position):
-            return -1
-        return item.ordinal
-
-    histories.load(load_people(file.connection), load_events(file.connection), ordinal_at)
-    placed = [item for item in items if item.removed_at is None or histories.references(item.ordinal)]
+    people.load(file.connection, _item_places(items), published=file.head)
+    placed = [item for item in items if item.removed_at is None or people.references(item.ordinal)]
     contents = _encode_texts(file, release, texts, placed)
     has_vector, vectors = release.item_vectors.compute(contents)
     _place(release, placed, has_vector, vectors)
     if live_index.rebuild is not None:
-        _encode_some_people(release, histories)
+        _encode_some_people(release, people)
     live_index.prepare()
     catalogue = _catalogue(bundle, items, placed, has_vector)
-    _report(bundle, catalogue, by_id, histories)
+    _report(bundle, catalogue, by_id, people)
     return catalogue, release
 
 
@@ -132,14 +124,14 @@ def _place(release: Release, items: list[StoredItem], has_vector: NDArray[np.boo
     release.withdraw_items([item.content.item_id for item in items if item.removed_at is not None])
 
 
-def _encode_some_people(release: Release, histories: Histories) -> None:
+def _encode_some_people(release: Release, people: People) -> None:
     """Real queries for the index to be calibrated on."""
-    people = [(key, history) for key, history in histories.some(QUERIES) if release.has_user_tower and release.counts(history)]
-    for start in range(0, len(people), _PEOPLE_AT_ONCE):
-        part = people[start : start + _PEOPLE_AT_ONCE]
+    some = [(key, history) for key, history in people.some(QUERIES) if release.has_user_tower and release.counts(history)]
+    for start in range(0, len(some), _PEOPLE_AT_ONCE):
+        part = some[start : start + _PEOPLE_AT_ONCE]
         vectors = release.encode([history for _, history in part])
         for (key, history), vector in zip(part, vectors, strict=True):
-            release.user_vectors.put(key, UserVector(vector, history.version, now_us()))
+            release.user_vectors.put(key, UserVector(vector, history.version, history.counted, history.generation, now_us()))
 
 
 def _catalogue(bundle: Bundle, items: list[StoredItem], placed: list[StoredItem], has_vector: NDArray[np.bool_]) -> Catalogue:
@@ -156,11 +148,25 @@ def _catalogue(bundle: Bundle, items: list[StoredItem], placed: list[StoredItem]
     ]
     catalogue = Catalogue()
     known = set(ids)
-    catalogue.load(live, ids, popularity, {item_id: one for item_id, one in in_bundle.items() if item_id not in known})
+    catalogue.load(
+        live,
+        ids,
+        popularity,
+        {item_id: one for item_id, one in in_bundle.items() if item_id not in known},
+        {item.content.item_id: (item.ordinal, item.removed_at) for item in items if item.removed_at is not None},
+    )
     return catalogue
 
 
-def _report(bundle: Bundle, catalogue: Catalogue, by_id: dict[str, StoredItem], histories: Histories) -> None:
+def _item_places(items: list[StoredItem]) -> ItemPlaces:
+    removed_at = np.full(max((item.ordinal for item in items), default=0) + 1, np.iinfo(np.int64).max)
+    for item in items:
+        if item.removed_at is not None:
+            removed_at[item.ordinal] = item.removed_at
+    return ItemPlaces({item.content.item_id: item.ordinal for item in items}, removed_at)
+
+
+def _report(bundle: Bundle, catalogue: Catalogue, by_id: dict[str, StoredItem], people: People) -> None:
     absent = sum(1 for item_id in bundle.item_ids if item_id not in by_id)
     if absent == len(bundle.item_ids) and by_id:
         _log.error("none of the bundle's items are in the catalogue: does the data directory belong to another bundle?")
@@ -169,4 +175,4 @@ def _report(bundle: Bundle, catalogue: Catalogue, by_id: dict[str, StoredItem], 
     without = sum(1 for item_id in by_id if (item := catalogue.get(item_id)) and not item.searchable)
     if without:
         _log.warning("%d items of the catalogue have no vector in this release and cannot be found", without)
-    _log.info("%d items, %d people", len(catalogue), len(histories))
+    _log.info("%d items, %d people", len(catalogue), len(people))

@@ -13,7 +13,7 @@ from server.catalogue.placement import Placement
 from server.releases.item_vectors import ItemVectors
 from server.releases.live_index import LiveIndex
 from server.releases.ranked import first_permitted
-from server.users.histories import Histories, History
+from server.users.histories import History
 from server.users.vectors import UserVectors
 
 
@@ -28,7 +28,7 @@ class Release:
         self,
         bundle: Bundle,
         placement: Placement,
-        histories: Histories,
+        type_names: Sequence[str],
         user_vectors: UserVectors,
         live_index: LiveIndex,
         *,
@@ -47,8 +47,8 @@ class Release:
         self._user_tower = tower_module(bundle.user_program, device) if bundle.user_program is not None else None
         self._history_length = manifest.history_length or 0
         self._time_features = manifest.time_features
-        # The tower's code of each type that histories know: (types,) int64, 0 for one that this release does not know.
-        codes = [manifest.event_types.get(name, 0) for name in histories.type_names]
+        # The tower's code of each type that histories have: (types,) int64, 0 for one that this release does not know.
+        codes = [manifest.event_types.get(name, 0) for name in type_names]
         self._type_codes = np.array(codes, dtype=np.int64)
 
     def slots_of(self, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:

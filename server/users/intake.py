@@ -8,7 +8,8 @@ from server.catalogue.catalogue import Catalogue
 from server.engine.engine import Engine
 from server.journal.events import Event, Outcome, Person, RecordEvents, Status, StoredEvent
 from server.journal.writer import JournalWriter
-from server.users.histories import Histories
+from server.users.admission import Admission
+from server.users.people import People
 from server.users.vectors import Refresher
 
 
@@ -16,23 +17,30 @@ class EventIntake:
     """Makes events durable and visible, in this order."""
 
     def __init__(
-        self, journal: JournalWriter, histories: Histories, catalogue: Catalogue, refresher: Refresher, engine: Engine
+        self,
+        journal: JournalWriter,
+        people: People,
+        admission: Admission,
+        catalogue: Catalogue,
+        refresher: Refresher,
+        engine: Engine,
     ) -> None:
         self._journal = journal
-        self._histories = histories
+        self._people = people
+        self._admission = admission
         self._catalogue = catalogue
         self._refresher = refresher
         self._engine = engine
 
     def record(self, events: Sequence[Event], received_us: int) -> Future[list[Outcome]]:
         """The outcomes, one for each event; the future ends when all of them are on disk and in the histories."""
-        return self._journal.submit(RecordEvents(events, received_us, self._publish))
+        return self._journal.submit(RecordEvents(events, received_us, self._admission, self._publish))
 
     def _publish(self, events: Sequence[tuple[StoredEvent, Person]]) -> list[Status]:
-        statuses = self._histories.add(events, self._ordinal)
+        statuses = self._people.add(events, self._ordinal)
         for (event, _), status in zip(events, statuses, strict=True):
             if status is Status.ACCEPTED:
-                self._refresher.mark(event.person_key)
+                self._refresher.mark(self._people.directory.root(event.person_key))
         if Status.ACCEPTED in statuses:
             self._engine.poke()
         return statuses

@@ -4,7 +4,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 import numpy as np
@@ -246,17 +246,17 @@ class People:
             highest = int(counting.ordinals.max())
             self._refer(highest, 0)  # makes room
             self._references[: highest + 1] += np.bincount(counting.ordinals)
-        for key, place in counting.people():
-            if counting.positions[place].max() < recent or self.directory.is_linked(key):
+        for key, its in counting.people():
+            if counting.positions[its].max() < recent or self.directory.is_linked(key):
                 continue  # read when somebody asks
             if self.directory.may(key, Purpose.PERSONALISATION):
-                kept = slice(max(place.start, place.stop - self._limit), place.stop)
+                kept = slice(max(its.start, its.stop - self._limit), its.stop)
                 history = History(
                     counting.ordinals[kept],
                     counting.types[kept],
                     counting.times_us[kept],
                     next(self._versions),
-                    place.stop - place.start,
+                    its.stop - its.start,
                     0,
                 )
                 self._cache.put(key, history.pack())
@@ -326,4 +326,5 @@ class People:
     def _rows(self, key: int) -> list[tuple[int, str, str, int]]:
         if self._connection is None:
             return []
-        return self._connection.execute(_EVENTS_OF, (key, self._published)).fetchall()
+        rows: list[Any] = self._connection.execute(_EVENTS_OF, (key, self._published)).fetchall()
+        return rows

@@ -1,6 +1,7 @@
 """People's vectors in one release's space, and whose should be computed anew."""
 
 import threading
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,9 @@ class UserVector(NamedTuple):
     """A vector and what it was made of."""
 
     vector: NDArray[np.float32]  # (D,) float32, unit length
-    version: int  # of the history that it includes
+    version: int  # of the history that it was made of
+    counted: int  # events of that history
+    generation: int  # of that history
     computed_us: int  # microseconds since 1970, UTC
 
 
@@ -29,6 +32,10 @@ class UserVectors:
         keys = list(self._vectors)  # at once, while the engine's thread may write
         vectors = (self._vectors.get(key) for key in keys[:: max(1, len(keys) // count)][:count])
         return [one.vector for one in vectors if one is not None]
+
+    def drop(self, keys: Sequence[int]) -> None:
+        for key in keys:
+            self._vectors.pop(key, None)
 
     def put(self, person_key: int, vector: UserVector) -> None:
         """Keeps the vector, unless a newer one is there."""
@@ -54,6 +61,11 @@ class Refresher:
             self._dirty[person_key] = None
             if len(self._dirty) > self._capacity:
                 del self._dirty[next(iter(self._dirty))]
+
+    def drop(self, keys: Sequence[int]) -> None:
+        with self._lock:
+            for key in keys:
+                self._dirty.pop(key, None)
 
     def take(self, count: int) -> list[int]:
         """Up to `count` people, who are no longer waiting then."""
