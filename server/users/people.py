@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.journal.events import Person, Status, StoredEvent
+from server.journal.trail import Recorded, read_trail
 from server.users.directory import Directory, Purpose
 from server.users.histories import History, HistoryCache
 from server.users.history_loading import Events, ItemPlaces, read_events, recent_since
@@ -107,6 +108,11 @@ class People:
                 if row is not None:
                     found[key] = Person(*row)
         return found
+
+    def trail(self, key: int, upto: int) -> list[Recorded]:
+        """Every decision recorded under the key up to a position of the journal, oldest first by arrival."""
+        with self._lock:
+            return read_trail(self._connection, key, upto) if self._connection is not None else []
 
     def some(self, number: int) -> list[tuple[int, History]]:
         """Up to `number` people's keys and histories, spread over those in memory."""
