@@ -160,7 +160,9 @@ class App:
         item_pb2_grpc.add_ItemServiceServicer_to_server(
             ItemServicer(self._changes, self.catalogue, journal, release, config), server
         )
-        user_pb2_grpc.add_UserServiceServicer_to_server(UserServicer(people, self.catalogue, journal, release), server)
+        user_pb2_grpc.add_UserServiceServicer_to_server(
+            UserServicer(people, changes, self.catalogue, journal, release, config, self._clock_us), server
+        )
         release_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseServicer(self.catalogue, release), server)
 
     def start(self) -> None:
