@@ -60,8 +60,8 @@ def add_verify(commands: Commands) -> None:
     command = commands.add_parser(
         "verify",
         help="check a journal or a backup, byte by byte and row by row",
-        description="Check a journal, also while a server runs, or a backup. Exit status 2 and a line for each problem if it is "
-        "not whole.",
+        description="Check a journal, also while a server runs, or a backup. If it is not whole: a line for each problem, and "
+        "exit status 2.",
     )
     command.add_argument("--file", type=Path, metavar="FILE", help="check this backup instead of the directory's journal")
     add_data(command)
@@ -71,7 +71,8 @@ def add_verify(commands: Commands) -> None:
 def _verify(arguments: argparse.Namespace) -> int:
     from server.config import TENANT
     from server.journal.database import FILE_NAME
-    from server.journal.verify import REMEDY, verify
+    from server.journal.pages import REMEDY
+    from server.journal.verify import verify
 
     path = arguments.file or arguments.data / TENANT / FILE_NAME
     found = verify(path)
@@ -79,7 +80,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(f"{path}: {problem}", file=sys.stderr)
     if found.problems:
         raise StartupError(f"{path} is damaged; {REMEDY}")
-    print(f"{path} is whole: " + ", ".join(f"{count} {name}" for name, count in found.counts.items()))
+    print(f"{path} is whole, schema {found.schema}: " + ", ".join(f"{count} {name}" for name, count in found.counts.items()))
     return 0
 
 

@@ -9,8 +9,10 @@ import apsw
 
 from server.errors import StartupError
 from server.journal.migrations import SCHEMA_VERSION, migrate
+from server.journal.pages import REMEDY, check_pages
 
 FILE_NAME = "journal.sqlite"
+RESTORING = "journal.sqlite.restoring"  # a restore that is not done
 APPLICATION_ID = 0x54574247  # "TWBG", so that `file` and a reader can tell
 
 
@@ -43,21 +45,22 @@ def open_journal(directory: Path, *, vfs: str | None = None) -> JournalFile:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = _lock(directory)
+        lock = lock_directory(directory)
     except OSError as error:
         raise StartupError(f"cannot use the data directory {directory}: {error.strerror}") from None
     path = directory / FILE_NAME
     try:
+        if (directory / RESTORING).exists():
+            raise StartupError(f"a restore into {directory} was cut off; run it again, or delete {directory / RESTORING}")
         connection = apsw.Connection(str(path), vfs=vfs)
         _configure(connection)
+        check_pages(connection, path)
         _prepare_schema(connection, path)
-        _sync_directory(directory)
+        sync_directory(directory)
         return JournalFile(connection, lock, path)
     except (apsw.NotADBError, apsw.CorruptError) as error:
         lock.close()
-        raise StartupError(
-            f"{path} is damaged or not a journal ({error}); restore a backup, or move the file away to start empty"
-        ) from None
+        raise StartupError(f"{path} is damaged or not a journal ({error}); {REMEDY}") from None
     except apsw.Error as error:
         lock.close()
         raise StartupError(f"cannot open {path}: {error}; check the directory and its permissions") from None
@@ -73,7 +76,8 @@ def open_reader(path: Path) -> apsw.Connection:
     return connection
 
 
-def _lock(directory: Path) -> IO[bytes]:
+def lock_directory(directory: Path) -> IO[bytes]:
+    """Takes a tenant's directory for this process until what is returned is closed. Raises StartupError if another has it."""
     lock = (directory / "lock").open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,7 +115,8 @@ def _prepare_schema(connection: apsw.Connection, path: Path) -> None:
             connection.pragma("application_id", APPLICATION_ID)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Writes the directory's entries to disk."""
     # A file that fsync wrote can still vanish at power loss if the directory's entry for it was not written.
     descriptor = os.open(directory, os.O_RDONLY)
     try:
