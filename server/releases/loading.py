@@ -74,7 +74,7 @@ def load_views(
     )
     release = Release(bundle, placement, people.type_names, user_vectors, live_index, device=device)
     by_id = {item.content.item_id: item for item in items}
-    people.load(file.connection, _item_places(items), published=file.head)
+    people.load(file.connection, item_places(items), published=file.head)
     placed = [item for item in items if item.removed_at is None or people.references(item.ordinal)]
     contents = _encode_texts(file, release, texts, placed)
     has_vector, vectors = release.item_vectors.compute(contents)
@@ -158,7 +158,8 @@ def _catalogue(bundle: Bundle, items: list[StoredItem], placed: list[StoredItem]
     return catalogue
 
 
-def _item_places(items: list[StoredItem]) -> ItemPlaces:
+def item_places(items: list[StoredItem]) -> ItemPlaces:
+    """Where each item is, for events at any position."""
     removed_at = np.full(max((item.ordinal for item in items), default=0) + 1, np.iinfo(np.int64).max)
     for item in items:
         if item.removed_at is not None:

@@ -44,7 +44,7 @@ class Events(NamedTuple):
     def people(self) -> Iterator[tuple[int, slice]]:
         """Each person's key and place in the arrays."""
         starts = np.flatnonzero(np.diff(self.keys, prepend=self.keys[:1] - 1)).tolist()
-        for start, stop in zip(starts, [*starts[1:], len(self.keys)], strict=True):
+        for start, stop in zip(starts, starts[1:] + [len(self.keys)][: len(starts)], strict=True):
             yield int(self.keys[start]), slice(start, stop)
 
     def counting(self) -> "Events":
