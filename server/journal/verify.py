@@ -142,5 +142,5 @@ def _cycle(links: dict[int, int]) -> int:
 
 
 def _number(connection: apsw.Connection, sql: str) -> int:
-    [(value,)] = connection.execute(sql).fetchall()
-    return int(value)
+    value: int = connection.execute(sql).get
+    return value
