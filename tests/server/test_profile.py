@@ -1,0 +1,367 @@
+"""Profiles, through a real server. Items of the tiny bundle: colour by n % 5, kind by n % 2, year 2000 + n % 25, in_stock."""
+
+import json
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import towerbridge
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from towerbridge import between, exists, match, v1, where
+from towerbridge.v1 import common_pb2, filter_pb2, user_pb2
+
+from server.errors import InvalidField
+from server.users.profile import Profile
+from tests.server.about_people import About, decision, refused, user, visitor
+from tests.server.conftest import Serve, Served
+from tests.tiny import COLOURS, KINDS
+
+N = 50
+BONUS = 0.1
+ALL = [f"item-{n}" for n in range(N)]
+CATEGORIES_OF = {f"item-{n}": {COLOURS[n % 5], KINDS[n % 2]} for n in range(N)}
+INVALID, PRECONDITION = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
+
+_numbers = count()
+
+
+def somebody(shared: Served, *, events: bool = True) -> common_pb2.Person:
+    """A new user, with a history of two reds."""
+    person = user(f"profile-{next(_numbers)}")
+    if events:
+        shared.client.record_events([towerbridge.event("view", item, user_id=person.user_id) for item in ("item-5", "item-10")])
+    return person
+
+
+def value(plain: Any) -> common_pb2.AttributeValue:
+    if isinstance(plain, bool):
+        return common_pb2.AttributeValue(bool_value=plain)
+    if isinstance(plain, str):
+        return common_pb2.AttributeValue(string_value=plain)
+    if isinstance(plain, list):
+        return common_pb2.AttributeValue(string_list_value=common_pb2.StringList(values=plain))
+    if isinstance(plain, Timestamp):
+        return common_pb2.AttributeValue(timestamp_value=plain)
+    return common_pb2.AttributeValue(number_value=plain)
+
+
+VALUES = st.one_of(
+    st.text(max_size=20),
+    st.booleans(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.lists(st.text(max_size=20), max_size=5),
+    st.integers(0, 4_000_000_000_000).map(lambda ms: Timestamp(seconds=ms // 1000, nanos=ms % 1000 * 1_000_000)),
+).map(value)
+IDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@given(attributes=st.dictionaries(IDS, VALUES, max_size=5), lists=st.lists(st.lists(IDS, max_size=4, unique=True), min_size=4))
+def test_what_was_stated_comes_back_from_the_journals_form(attributes: dict[str, Any], lists: list[list[str]]):
+    message = user_pb2.Profile(
+        attributes=attributes,
+        liked_item_ids=lists[0],
+        disliked_item_ids=lists[1],
+        liked_categories=lists[2],
+        disliked_categories=lists[3],
+    )
+    profile = Profile.from_wire(message)
+    assert Profile.from_json(profile.to_json()) == profile
+    assert profile.to_wire() == message
+    assert profile.is_empty == (message == user_pb2.Profile())
+    assert json.loads(profile.to_json()) == {} or not profile.is_empty
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"attributes": {f"a{n}": value(1) for n in range(65)}}, "profile.attributes"),
+    ({"attributes": {"": value(1)}}, "profile.attributes[]"),
+    ({"attributes": {"é" * 33: value(1)}}, f"profile.attributes[{'é' * 33}]"),
+    ({"attributes": {"size": common_pb2.AttributeValue()}}, "profile.attributes[size]"),
+    ({"attributes": {"size": value(float("nan"))}}, "profile.attributes[size]"),
+    ({"attributes": {"size": value("x" * 16_400)}}, "profile.attributes"),
+    ({"liked_item_ids": ["x"] * 1_001}, "profile.liked_item_ids"),
+    ({"disliked_item_ids": ["x", ""]}, "profile.disliked_item_ids[1]"),
+    ({"liked_categories": ["x"] * 65}, "profile.liked_categories"),
+    ({"disliked_categories": ["x" * 257]}, "profile.disliked_categories[0]"),
+]
+
+
+@pytest.mark.parametrize(("parts", "field"), WRONG)
+def test_what_is_too_much_or_not_a_value_is_refused_by_name(parts: dict[str, Any], field: str):
+    with pytest.raises(InvalidField) as caught:
+        Profile.from_wire(user_pb2.Profile(**parts))
+    assert caught.value.field == field
+
+
+def test_a_profile_is_replaced_whole_shown_and_kept_over_a_restart(serve: Serve):
+    served = serve()
+    ann = user("ann")
+    About(served).profile(ann, attributes={"size": value(7), "tags": value(["a", "b"])}, likes=["item-1", "item-1"])
+    reply = About(served).profile(ann, attributes={"country": value("no")}, dislikes=["item-2"])
+    for _ in range(2):
+        shown = About(served).get(ann)
+        assert shown.profile == user_pb2.Profile(attributes={"country": value("no")}, disliked_item_ids=["item-2"])
+        assert list(shown.linked) == [ann]
+        assert shown.personalised
+        assert "item-2" not in served.client.recommend(user_id="ann", limit=N, min_revision=reply.revision).item_ids
+        serve.stop(served)  # type: ignore[attr-defined]
+        served = serve()
+    About(served).profile(ann)
+    assert not About(served).get(ann).HasField("profile")
+    assert "item-2" in served.client.recommend(user_id="ann", limit=N).item_ids
+
+
+def test_without_consent_nothing_is_stated_and_nothing_that_was_stated_is_used(shared: Served):
+    about, ann = About(shared), somebody(shared)
+    about.profile(ann, attributes={"colour": value("red")}, likes=["item-49"], disliked_categories=["green"])
+    about.decide(ann, decision(False))
+    with refused(PRECONDITION, "has not consented to personalisation"):
+        about.profile(ann, likes=["item-1"])
+    answer = shared.client.recommend(user_id=ann.user_id, limit=N)
+    assert list(answer.item_ids) == ALL  # the most popular first
+    assert list(answer.degraded) == [v1.DegradedReason.Value("DEGRADED_REASON_NO_CONSENT")]
+    assert list(shared.client.recommend(user_id=ann.user_id, limit=N, filter=matching("categories", "colour")).item_ids) == []
+    about.decide(ann, decision(True))
+    assert not any("green" in CATEGORIES_OF[item] for item in shared.client.recommend(user_id=ann.user_id, limit=N).item_ids)
+
+
+@pytest.mark.parametrize("events", [True, False])
+@pytest.mark.parametrize("chosen", [None, where(must=[between("year", gte=2005)])])
+def test_what_is_disliked_is_ruled_out_before_the_search(shared: Served, events: bool, chosen: v1.Filter | None):
+    person = somebody(shared, events=events)
+
+    def ask(limit: int, **more: Any) -> list[str]:
+        return list(shared.client.recommend(user_id=person.user_id, limit=limit, **more).item_ids)
+
+    undisturbed = ask(N, filter=chosen)
+    About(shared).profile(person, dislikes=[*undisturbed[:2], "never heard of"], disliked_categories=["red", "no such"])
+    expected = [item for item in undisturbed[2:] if "red" not in CATEGORIES_OF[item]]
+    assert ask(N, filter=chosen) == expected
+    assert ask(5, filter=chosen) == expected[:5]
+    assert ask(5, filter=chosen, exclude_item_ids=expected[:3]) == expected[3:8]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    liked=st.sets(st.sampled_from([*ALL, "never heard of"]), max_size=5),
+    liked_categories=st.sets(st.sampled_from([*COLOURS, *KINDS, "no such"]), max_size=2),
+    disliked=st.sets(st.sampled_from(ALL), max_size=3),
+    disliked_categories=st.sets(st.sampled_from(COLOURS), max_size=1),
+    limit=st.sampled_from([1, 3, 10, 50]),
+    newcomer=st.booleans(),
+    chosen=st.sampled_from([None, where(must=[between("year", gte=2010)]), where(deny=ALL[:10]), where(allow=ALL[20:40])]),
+    seen=st.booleans(),
+)
+def test_an_answer_is_the_best_of_all_that_is_permitted_with_the_bonus(
+    shared: Served,
+    liked: set[str],
+    liked_categories: set[str],
+    disliked: set[str],
+    disliked_categories: set[str],
+    limit: int,
+    newcomer: bool,
+    chosen: v1.Filter | None,
+    seen: bool,
+):
+    person = somebody(shared, events=not newcomer)
+    options: dict[str, Any] = {"user_id": person.user_id, "filter": chosen, "exclude_seen": seen}
+    plain = shared.client.recommend(limit=N, **options)
+    scores = {
+        item: score + BONUS * (item in liked or not liked_categories.isdisjoint(CATEGORIES_OF[item]))
+        for item, score in zip(plain.item_ids, plain.scores, strict=True)
+        if item not in disliked and disliked_categories.isdisjoint(CATEGORIES_OF[item])
+    }
+    expected = sorted(scores, key=lambda item: -scores[item])[:limit]
+    About(shared).profile(
+        person,
+        likes=liked,
+        dislikes=disliked,
+        liked_categories=liked_categories,
+        disliked_categories=disliked_categories,
+    )
+    answer = shared.client.recommend(limit=limit, **options)
+    np.testing.assert_allclose(answer.scores, [scores[item] for item in expected], atol=1e-6)
+    np.testing.assert_allclose([scores[item] for item in answer.item_ids], answer.scores, atol=1e-6)
+    assert len(set(answer.item_ids)) == len(answer.item_ids)
+    assert answer.degraded == plain.degraded
+    request = towerbridge.recommend_request(limit=limit, **options)
+    batch = shared.client.batch_recommend([request, request])
+    assert [list(result.response.item_ids) for result in batch.results] == [list(answer.item_ids)] * 2
+
+
+def test_a_newcomer_who_likes_a_category_sees_its_most_popular_items_first(shared: Served):
+    person = somebody(shared, events=False)
+    About(shared).profile(person, liked_categories=["white"])
+    answer = shared.client.recommend(user_id=person.user_id, limit=12)
+    assert list(answer.item_ids) == [*(f"item-{n}" for n in range(4, N, 5)), "item-0", "item-1"]
+    assert list(answer.degraded) == [v1.DegradedReason.Value("DEGRADED_REASON_NO_HISTORY")]
+
+
+def test_a_liked_item_that_may_not_be_returned_is_not_returned(serve: Serve):
+    served = serve()
+    About(served).profile(user("ann"), likes=["item-40", "item-41", "item-42"], disliked_categories=["black"])  # 43 is black
+    served.client.set_availability({"item-41": False})
+    served.client.remove_items(["item-42"])
+    answer = served.client.recommend(user_id="ann", limit=3, exclude_item_ids=["item-0"])
+    assert answer.item_ids[0] == "item-40"
+    assert not {"item-0", "item-41", "item-42"} & set(answer.item_ids)
+
+
+def test_an_item_that_gets_a_disliked_category_is_gone_at_once(serve: Serve):
+    served = serve()
+    served.client.record_events([towerbridge.event("view", "item-4", user_id="ann")])
+    About(served).profile(user("ann"), disliked_categories=["purple"])
+    [vector] = [served.app.live.bundle.item_vectors[7]]
+    assert "item-7" in served.client.recommend(user_id="ann", limit=N).item_ids
+    served.client.upsert_items([towerbridge.item("item-7", categories=["purple"], vector=vector)])
+    for whom in ("ann", "nobody"):
+        assert ("item-7" in served.client.recommend(user_id=whom, limit=N).item_ids) == (whom == "nobody")
+
+
+def test_of_linked_ids_the_roots_profile_is_used_and_else_their_own(shared: Served):
+    about, ann, cookie = About(shared), somebody(shared), visitor(f"profile-{next(_numbers)}")
+    about.profile(cookie, dislikes=["item-1"])
+    about.link(cookie, ann)
+
+    def missing(**who: str) -> set[str]:
+        return set(ALL) - set(shared.client.recommend(limit=N, **who).item_ids)  # type: ignore[arg-type]
+
+    assert missing(visitor_id=cookie.visitor_id) == {"item-1"}
+    assert missing(user_id=ann.user_id) == set()
+    about.profile(ann, dislikes=["item-2"])
+    assert missing(visitor_id=cookie.visitor_id) == missing(user_id=ann.user_id) == {"item-2"}
+    about.unlink(cookie, ann)
+    assert missing(visitor_id=cookie.visitor_id) == {"item-1"}
+
+
+def matching(attribute: str, of_profile: str = "") -> v1.Filter:
+    """A filter with one condition on the profile."""
+    wanted = filter_pb2.MatchProfile(attribute=attribute, profile_attribute=of_profile)
+    return v1.Filter(must=[v1.Condition(match_profile=wanted)])
+
+
+SUITABLE = {
+    "colour": (value("red"), match("categories", "red")),
+    "colours": (value(["red", "blue"]), match("categories", "red", "blue")),
+    "year": (value(2003), match("year", 2003)),
+    "in_stock": (value(False), match("in_stock", False)),
+}
+ITEMS = {"colour": "categories", "colours": "categories", "year": "year", "in_stock": "in_stock"}
+
+
+@st.composite
+def filters(draw: Callable[..., Any], depth: int = 3) -> tuple[v1.Filter, v1.Filter]:
+    """A filter with conditions on the profile of which each is in SUITABLE, and the same with them written out."""
+    pair = v1.Filter(), v1.Filter()
+    for group in ("must", "should", "must_not"):
+        for _ in range(draw(st.integers(0, 2))):
+            name = draw(st.sampled_from([*SUITABLE, "exists", *(["nested"] if depth > 1 else [])]))
+            if name == "nested":
+                inner = draw(filters(depth - 1))
+                conditions = tuple(v1.Condition(filter=one) for one in inner)
+            elif name == "exists":
+                conditions = (exists("title"),) * 2
+            else:
+                own = "" if name == ITEMS[name] else name
+                wanted = filter_pb2.MatchProfile(attribute=ITEMS[name], profile_attribute=own)
+                conditions = v1.Condition(match_profile=wanted), SUITABLE[name][1]
+            for one, condition in zip(pair, conditions, strict=True):
+                getattr(one, group).append(condition)
+    return pair
+
+
+@settings(max_examples=100, deadline=None)
+@given(pair=filters(), newcomer=st.booleans())
+def test_a_condition_on_the_profile_is_the_same_as_its_values_written_out(
+    shared: Served, pair: tuple[v1.Filter, v1.Filter], newcomer: bool
+):
+    whom = f"matching-{newcomer}"
+    if not newcomer:
+        shared.client.record_events([towerbridge.event("view", "item-3", user_id=whom, event_id="matching")])
+    About(shared).profile(user(whom), attributes={name: stated for name, (stated, _) in SUITABLE.items()})
+    by_profile, written_out = (shared.client.recommend(user_id=whom, limit=N, filter=one).item_ids for one in pair)
+    assert list(by_profile) == list(written_out)
+
+
+def test_one_filter_means_to_each_person_what_their_own_profile_says(shared: Served):
+    about, chosen = About(shared), matching("categories", "colour")
+    people = {colour: somebody(shared) for colour in COLOURS}
+    for _ in range(2):
+        for colour, person in people.items():
+            about.profile(person, attributes={"colour": value(colour)})
+            found = shared.client.recommend(user_id=person.user_id, limit=N, filter=chosen).item_ids
+            assert set(found) == {item for item in ALL if colour in CATEGORIES_OF[item]}
+        people = dict(zip(people, [*people.values()][::-1], strict=True))  # and each the other's, from then on
+
+
+UNSUITABLE = {
+    "missing": None,
+    "a time": value(Timestamp(seconds=1)),
+    "an empty list": value([]),
+    "too long a word": value("x" * 257),
+    "too long a word in a list": value(["red", "x" * 257]),
+    "too many words": value([str(n) for n in range(1_001)]),
+}
+PLACES = {
+    "must": lambda one: where(must=[one]),
+    "should beside another": lambda one: where(should=[one, exists("title")]),
+    "must_not": lambda one: where(must_not=[one]),
+    "nested under must_not": lambda one: where(must_not=[where(must_not=[one])]),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("stated", UNSUITABLE)
+def test_what_the_profile_does_not_say_lets_no_item_pass_wherever_it_is_asked_for(shared: Served, stated: str, place: str):
+    person = somebody(shared)
+    attribute = UNSUITABLE[stated]
+    About(shared).profile(person, attributes={} if attribute is None else {"colour": attribute}, likes=["item-1"])
+    chosen = PLACES[place](matching("categories", "colour").must[0])
+    assert list(shared.client.recommend(user_id=person.user_id, limit=N, filter=chosen).item_ids) == []
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_there_is_no_profile_without_a_person(shared: Served, place: str):
+    chosen = PLACES[place](matching("categories", "colour").must[0])
+    for whom in ({"user_id": "nobody"}, {"visitor_id": "nobody"}, {"history": ["item-1"]}, {"vector": [1.0] * 8}):
+        assert list(shared.client.recommend(limit=N, filter=chosen, **whom).item_ids) == []  # type: ignore[arg-type]
+    for call in (
+        lambda: shared.client.find_similar_items("item-1", limit=3, filter=chosen),
+        lambda: shared.client.search_vectors([np.ones(8)], limit=3, filter=chosen),
+    ):
+        with pytest.raises(towerbridge.InvalidArgument, match="for calls about a person only") as caught:
+            call()
+        assert caught.value.field is not None and caught.value.field.endswith(".match_profile")
+
+
+def nested(depth: int, inmost: v1.Filter) -> v1.Filter:
+    return inmost if depth == 1 else where(should=[nested(depth - 1, inmost)])
+
+
+BAD = [
+    (matching(""), "filter.must[0].match_profile.attribute", "must have 1 to 64 bytes"),
+    (matching("text"), "filter.must[0].match_profile.attribute", '"text" cannot be filtered by'),
+    (matching("a", "x" * 65), "filter.must[0].match_profile.profile_attribute", "must have 0 to 64 bytes"),
+    (where(must=[*matching("a").must] * 65), "filter.must[64]", "one too many"),
+    (nested(5, matching("a")), "filter.should[0].filter.should[0].filter.should[0].filter.should[0].filter", "more than 4"),
+    (v1.Filter(must=[*matching("a").must, v1.Condition()]), "filter.must[1]", "set match_any"),
+]
+
+
+@pytest.mark.parametrize(("chosen", "field", "problem"), BAD, ids=[field for _, field, _ in BAD])
+def test_a_wrong_filter_is_refused_although_nothing_would_pass_it(shared: Served, chosen: v1.Filter, field: str, problem: str):
+    for whom in ("nobody", somebody(shared).user_id):
+        with pytest.raises(towerbridge.InvalidArgument, match=problem) as caught:
+            shared.client.recommend(user_id=whom, limit=3, filter=chosen)
+        assert caught.value.field == field
+
+
+def test_a_value_of_another_kind_than_every_items_is_refused_as_if_written_out(shared: Served):
+    person = somebody(shared)
+    About(shared).profile(person, attributes={"year": value("long ago")})
+    with pytest.raises(towerbridge.InvalidArgument, match="'year' is a number"):
+        shared.client.recommend(user_id=person.user_id, limit=3, filter=matching("year"))
