@@ -27,6 +27,18 @@ def add_data(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_erasure_key(command: argparse.ArgumentParser) -> None:
+    """Adds --erasure-key, where the key of the tombstones is."""
+    configured = os.environ.get("TOWERBRIDGE__ERASURE__KEY_FILE")
+    command.add_argument(
+        "--erasure-key",
+        type=Path,
+        metavar="FILE",
+        default=Path(configured) if configured else None,
+        help="erasure.key_file, DIR.erasure-key by default [TOWERBRIDGE__ERASURE__KEY_FILE]",
+    )
+
+
 def add_import(commands: Commands) -> None:
     command = commands.add_parser(
         "import",
@@ -94,6 +106,7 @@ def add_backup(commands: Commands) -> None:
     command.add_argument("--out", type=Path, metavar="FILE", help="the new file (DIR/default/backups/journal-TIME.sqlite)")
     command.add_argument("--keep", type=_positive, metavar="N", help="then delete all but the N latest of DIR/default/backups")
     add_data(command)
+    add_erasure_key(command)
     command.set_defaults(run=_backup)
 
 
@@ -101,8 +114,8 @@ def _backup(arguments: argparse.Namespace) -> int:
     from server.config import TENANT
     from server.journal.backup import back_up
 
-    done = back_up(arguments.data / TENANT, arguments.out, keep=arguments.keep)
-    print(f"{done.path}: {done.bytes} bytes, {done.counts['people']} people, {done.counts['events']} events")
+    done = back_up(arguments.data / TENANT, arguments.out, keep=arguments.keep, key_file=arguments.erasure_key)
+    print(f"{done.path}: {done.size_bytes} bytes, {done.counts['people']} people, {done.counts['events']} events")
     for path in done.deleted:
         print(f"deleted {path}")
     return 0
@@ -121,7 +134,13 @@ def add_restore(commands: Commands) -> None:
         action="store_true",
         help="delete the journal that is there; nothing is kept of it, since it may hold people who were erased",
     )
+    command.add_argument(
+        "--without-tombstones",
+        action="store_true",
+        help="also if the directory lacks the tombstones of where the backup was made: people who were erased since come back",
+    )
     add_data(command)
+    add_erasure_key(command)
     command.set_defaults(run=_restore)
 
 
@@ -129,7 +148,13 @@ def _restore(arguments: argparse.Namespace) -> int:
     from server.config import TENANT
     from server.journal.restore import restore
 
-    done = restore(arguments.backup, arguments.data / TENANT, replace=arguments.replace)
+    done = restore(
+        arguments.backup,
+        arguments.data / TENANT,
+        replace=arguments.replace,
+        without_tombstones=arguments.without_tombstones,
+        key_file=arguments.erasure_key,
+    )
     print(f"{done.path} restored: {done.counts['people']} people, {done.counts['events']} events, {done.erased} erased again")
     return 0
 

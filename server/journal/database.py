@@ -10,6 +10,7 @@ import apsw
 from server.errors import StartupError
 from server.journal.migrations import SCHEMA_VERSION, migrate
 from server.journal.pages import REMEDY, check_pages
+from server.journal.slack import Pages
 
 FILE_NAME = "journal.sqlite"
 RESTORING = "journal.sqlite.restoring"  # a restore that is not done
@@ -27,14 +28,24 @@ class JournalFile:
         self.connection = connection
         self.path = path
         self._lock = lock
+        self._pages: Pages | None = None
         meta = dict(connection.execute("SELECT key, value FROM meta"))
         self.epoch = str(meta["epoch"])
         self.head = int(meta["head"])
         self.event_key = bytes(meta["event_key"])
 
+    @property
+    def pages(self) -> Pages:
+        """The file below the connection, whose free space can be cleared. For the thread that writes."""
+        if self._pages is None:
+            self._pages = Pages(self.path)
+        return self._pages
+
     def close(self) -> None:
         """Closes the file and gives the directory free."""
         self.connection.close()
+        if self._pages is not None:
+            self._pages.close()
         self._lock.close()
 
 
@@ -44,7 +55,7 @@ def open_journal(directory: Path, *, vfs: str | None = None) -> JournalFile:
     Raises StartupError if another process has it open, or if the file is not a journal of a known version.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        _make(directory)
         lock = lock_directory(directory)
     except OSError as error:
         raise StartupError(f"cannot use the data directory {directory}: {error.strerror}") from None
@@ -74,6 +85,13 @@ def open_reader(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     connection.set_busy_timeout(5000)
     return connection
+
+
+def _make(directory: Path) -> None:
+    made = [one for one in (directory, *directory.parents) if not one.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for one in made:
+        sync_directory(one.parent)
 
 
 def lock_directory(directory: Path) -> IO[bytes]:
