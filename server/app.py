@@ -26,6 +26,7 @@ from index.bundle import BundleError, read_bundle
 from index.choice import ChoiceError
 from index.gpu.memory import MemoryPlanError
 from server.api.edge import Edge, check_port
+from server.api.erasure import ErasureCalls
 from server.api.events import EventServicer
 from server.api.items import ItemServicer
 from server.api.recommendations import RecommendationServicer
@@ -38,7 +39,10 @@ from server.engine.batch import BatchComputer
 from server.engine.engine import Engine
 from server.engine.turns import Turns
 from server.errors import ServiceError, StartupError
+from server.journal.bundles import note_bundle
 from server.journal.database import open_journal, open_reader
+from server.journal.erase import forget_erased
+from server.journal.tombstones import open_tombstones
 from server.journal.writer import JournalWriter
 from server.recommend.flow import Recommender
 from server.releases.loading import load_views, seed_catalogue
@@ -48,6 +52,7 @@ from server.telemetry.index import IndexFigures
 from server.users.admission import Admission
 from server.users.changes import PeopleChanges
 from server.users.directory import Directory, Purpose
+from server.users.erasure import Erasure
 from server.users.histories import History
 from server.users.intake import EventIntake, now_us
 from server.users.people import People
@@ -93,12 +98,14 @@ class App:
             bundle = read_bundle(config.bundle)
         except BundleError as error:
             raise StartupError(str(error)) from None
-        file = open_journal(config.data / TENANT)
+        file = self._file = open_journal(config.data / TENANT)
         opened.callback(file.close)
+        self._tombstones = open_tombstones(config.data / TENANT, config.erasure.key_file)
+        opened.callback(self._tombstones.close)
+        forget_erased(file, self._tombstones)  # before anything is read from the journal
         self._texts = TextWorker(bundle.text_encoder) if bundle.text_encoder is not None else None
         if self._texts is not None:
             opened.callback(self._texts.close)
-        self._erased = _NobodyErased()  # until the tombstones are here
         self._refresher = Refresher()
         self.people = People(
             bundle.manifest.event_types,
@@ -133,10 +140,25 @@ class App:
         except ServiceError as error:
             raise StartupError(f"{config.bundle}: the text encoder does not work: {error}; {_CHECK}") from None
         opened.callback(self.live.live_index.close)
+        note_bundle(file.connection, self.live.release_id, bundle.manifest.watermark, self._clock_us())
         self.people.read_from(open_reader(file.path), self.catalogue.locate)
         self._journal = JournalWriter(file, max_group_rows=config.journal.max_group_rows, on_death=self._not_serving)
         self._changes = CatalogueChanges(
             self._journal, self.catalogue, self.people, self._refresher, self._engine, self._release, self._texts
+        )
+        self._people_changes = PeopleChanges(
+            self._journal, self.people, self._refresher, self._engine, self._release, self._tombstones, self._clock_us
+        )
+        self._erasure = Erasure(
+            file,
+            self._journal,
+            self.people,
+            self._people_changes,
+            self._engine,
+            self._release,
+            self._tombstones,
+            config,
+            self._clock_us,
         )
 
     def _serve_metrics(self, config: Config, opened: ExitStack) -> int | None:
@@ -149,9 +171,8 @@ class App:
 
     def _register(self, server: grpc.aio.Server) -> None:
         config, journal, release, people = self._config, self._journal, self._release, self.people
-        admission = Admission(people.directory, self._erased)
+        admission = Admission(people.directory, self._tombstones)
         intake = EventIntake(journal, people, admission, self.catalogue, self._refresher, self._engine)
-        changes = PeopleChanges(journal, people, self._refresher, self._engine, release, self._erased, self._clock_us)
         recommender = Recommender(people, self.catalogue, self._engine, release)
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
             RecommendationServicer(recommender, people, self.catalogue, journal, release, config), server
@@ -161,7 +182,17 @@ class App:
             ItemServicer(self._changes, self.catalogue, journal, release, config), server
         )
         user_pb2_grpc.add_UserServiceServicer_to_server(
-            UserServicer(people, changes, self.catalogue, journal, release, config, self._clock_us), server
+            UserServicer(
+                people,
+                self._people_changes,
+                ErasureCalls(self._erasure, people, journal, self._file.path, release),
+                self.catalogue,
+                journal,
+                release,
+                config,
+                self._clock_us,
+            ),
+            server,
         )
         release_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseServicer(self.catalogue, release), server)
 
@@ -179,6 +210,7 @@ class App:
     def stop(self) -> None:
         """Drains: takes no new calls, ends those in flight, then writes and closes everything."""
         self._edge.stop()
+        self._erasure.close()
         self._journal.close()
         self._engine.close()
         self._opened.close()
@@ -198,14 +230,6 @@ class App:
 
     def _not_serving(self) -> None:
         self._edge.not_serving()
-
-
-class _NobodyErased:
-    def erased_us(self, person: object) -> int | None:
-        return None
-
-    def is_erased_event(self, event_hash: bytes) -> bool:
-        return False
 
 
 def _check_device(device: str) -> None:

@@ -1,11 +1,12 @@
 """UserService."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future
 from typing import TypeVar
 
 from towerbridge.v1 import common_pb2, user_pb2, user_pb2_grpc
 
+from server.api.erasure import ErasureCalls
 from server.api.people import decode_decisions, decode_link, decode_person, encode_person, encode_states, encode_trail
 from server.api.wire import Context, deadline_of, to_timestamp
 from server.catalogue.catalogue import Catalogue
@@ -33,6 +34,7 @@ class UserServicer(user_pb2_grpc.UserServiceServicer):
         self,
         people: People,
         changes: PeopleChanges,
+        erasure: ErasureCalls,
         catalogue: Catalogue,
         journal: JournalWriter,
         release: Callable[[], Release],
@@ -41,6 +43,7 @@ class UserServicer(user_pb2_grpc.UserServiceServicer):
     ) -> None:
         self._people = people
         self._changes = changes
+        self._erasure = erasure
         self._catalogue = catalogue
         self._journal = journal
         self._release = release
@@ -108,6 +111,15 @@ class UserServicer(user_pb2_grpc.UserServiceServicer):
         source, target = decode_person(request.source, "source"), decode_person(request.target, "target")
         removed = await self._done(self._changes.unlink(source, target), context)
         return user_pb2.UnlinkIdentityResponse(removed=removed, revision=self._revision())
+
+    async def EraseUser(self, request: user_pb2.EraseUserRequest, context: Context) -> user_pb2.EraseUserResponse:
+        return await self._erasure.erase(request, deadline_of(context, self._default_deadline_ms))
+
+    async def ExportUser(
+        self, request: user_pb2.ExportUserRequest, context: Context
+    ) -> AsyncIterator[user_pb2.ExportUserResponse]:
+        async for part in self._erasure.export(request):
+            yield part
 
     async def _done(self, change: Future[T], context: Context) -> T:
         """The result of a change, once it is on disk and in force."""
