@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _log = logging.getLogger(__name__)
-_ROWS_AT_ONCE = 100_000
+_ROWS_AT_ONCE = 8192
 _REPORT_SECONDS = 5.0
 _ALL = (
     "SELECT person_key, position, item_id, type, occurred_us FROM events WHERE item_id IS NOT NULL"
