@@ -106,10 +106,11 @@ def _event_problems(connection: apsw.Connection, event_ids: int) -> list[str]:
     doubled = _number(connection, "SELECT count(*) - count(DISTINCT position) FROM events")
     if doubled:
         problems.append(f"{doubled} events share a position with another")
-    [(same, others)] = connection.execute(
+    both: tuple[int, int] = connection.execute(
         "SELECT count(*) FILTER (WHERE i.position = e.position AND i.person_key = e.person_key),"
         " count(*) FILTER (WHERE i.position < e.position) FROM events AS e JOIN event_ids AS i USING (event_hash)"
-    ).fetchall()
+    ).get
+    same, others = both
     if orphans := event_ids - same:
         problems.append(f"{orphans} event_ids have no event")
     if others:
