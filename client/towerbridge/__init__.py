@@ -26,7 +26,8 @@ from towerbridge._errors import (
     Unavailable,
     Unimplemented,
 )
-from towerbridge._filters import between, exists, match, where
+from towerbridge._filters import between, exists, match, match_profile, where
+from towerbridge._people_requests import person
 from towerbridge._replies import attribute_values, rejected
 from towerbridge._requests import recommend_request
 from towerbridge._rows import event, item
@@ -55,6 +56,8 @@ __all__ = [
     "exists",
     "item",
     "match",
+    "match_profile",
+    "person",
     "recommend_request",
     "rejected",
     "v1",

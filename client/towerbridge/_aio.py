@@ -1,84 +1,25 @@
 """The asynchronous client: the same calls as Client, to be awaited."""
 
-import asyncio
-from collections.abc import Iterable, Mapping
-from typing import Self, TypeVar
-
-import grpc
-from google.protobuf.message import Message
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 
 from towerbridge import _requests as requests_of
 from towerbridge import v1
-from towerbridge._channel import Options, Tls, settings
+from towerbridge._aio_event_stream import AsyncEventStream
+from towerbridge._aio_people import AsyncPeopleCalls
+from towerbridge._outstanding import Outstanding
 from towerbridge._requests import HistoryEntry
-from towerbridge._retry import Attempts, CallAttempts, ReadyAttempts, Throttle
+from towerbridge._retry import ReadyAttempts, StreamAttempts
 from towerbridge._values import Floats
-from towerbridge.v1.event_pb2_grpc import EventServiceStub
-from towerbridge.v1.item_pb2_grpc import ItemServiceStub
-from towerbridge.v1.recommendation_pb2_grpc import RecommendationServiceStub
-from towerbridge.v1.release_pb2_grpc import ReleaseServiceStub
-from towerbridge.v1.user_pb2_grpc import UserServiceStub
-
-RequestT = TypeVar("RequestT", bound=Message)
-ResponseT = TypeVar("ResponseT", bound=Message)
 
 
-class AsyncClient:
+class AsyncClient(AsyncPeopleCalls):
     """Calls a Towerbridge server from asyncio: the methods, arguments and errors of `Client`, awaited.
+
+    What `Client` returns to be iterated is iterated here with `async for`.
 
     Belongs to the event loop in which it was made (RuntimeError if none is running); calls may run side by side. Use it
     with `async with`, or await `close()`. A cancelled task cancels its call.
     """
-
-    def __init__(
-        self,
-        target: str,
-        *,
-        timeout_s: float = 1.0,
-        upsert_timeout_s: float = 30.0,
-        max_attempts: int = 3,
-        tls: Tls = False,
-        insecure: bool = False,
-        api_key: str | None = None,
-        options: Options = (),
-    ) -> None:
-        asyncio.get_running_loop()
-        self._settings = settings(
-            target,
-            timeout_s=timeout_s,
-            upsert_timeout_s=upsert_timeout_s,
-            max_attempts=max_attempts,
-            tls=tls,
-            insecure=insecure,
-            api_key=api_key,
-            options=options,
-        )
-        credentials = self._settings.credentials
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, self._settings.options)
-        else:
-            self._channel = grpc.aio.secure_channel(target, credentials, self._settings.options)
-        self._closed = False
-        self._throttle = Throttle()
-        self._events = EventServiceStub(self._channel)
-        self._items = ItemServiceStub(self._channel)
-        self._recommendations = RecommendationServiceStub(self._channel)
-        self._releases = ReleaseServiceStub(self._channel)
-        self._users = UserServiceStub(self._channel)
-
-    def __repr__(self) -> str:
-        return f"AsyncClient({self._settings.target!r})"
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Closes the connection; tasks with calls in flight are cancelled, later calls end with ValueError."""
-        self._closed = True
-        await self._channel.close()
 
     async def wait_until_ready(self, timeout_s: float = 30.0) -> v1.GetReleaseResponse:
         """`Client.wait_until_ready`, awaited."""
@@ -181,6 +122,17 @@ class AsyncClient:
         """`Client.record_events`, awaited."""
         return await self._call(self._events.RecordEvents, requests_of.record_events_request(events), timeout_s)
 
+    def stream_events(
+        self, events: AsyncIterable[v1.Event] | Iterable[v1.Event], *, outstanding: int = 1024, patience_s: float = 30.0
+    ) -> AsyncIterator[v1.EventResult]:
+        """`Client.stream_events`, asynchronously; `events` is read in a task of its own."""
+        if isinstance(events, v1.Event):
+            raise TypeError("events must be an iterable of events; write [event]")
+        self._check_open()
+        attempts = StreamAttempts(patience_s, self._settings.max_attempts)
+        stream = AsyncEventStream(self._events.StreamEvents, self._settings.metadata, Outstanding(outstanding), attempts)
+        return stream.results(events)
+
     async def upsert_items(self, items: Iterable[v1.Item], *, timeout_s: float | None = None) -> v1.UpsertItemsResponse:
         """`Client.upsert_items`, awaited."""
         deadline_s = self._settings.upsert_timeout_s if timeout_s is None else timeout_s
@@ -215,34 +167,3 @@ class AsyncClient:
     async def get_release(self, *, timeout_s: float | None = None) -> v1.GetReleaseResponse:
         """`Client.get_release`, awaited."""
         return await self._call(self._releases.GetRelease, v1.GetReleaseRequest(), timeout_s)
-
-    async def _call(
-        self,
-        method: "grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT]",
-        request: RequestT,
-        timeout_s: float | None,
-    ) -> ResponseT:
-        deadline_s = self._settings.timeout_s if timeout_s is None else timeout_s
-        return await self._send(method, request, CallAttempts(deadline_s, self._settings.max_attempts, self._throttle))
-
-    async def _send(
-        self,
-        method: "grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT]",
-        request: RequestT,
-        attempts: Attempts,
-    ) -> ResponseT:
-        if self._closed:
-            raise ValueError("the client is closed; make a new one")
-        while True:
-            try:
-                response = await method(
-                    request,
-                    timeout=attempts.timeout_s(),
-                    metadata=self._settings.metadata,
-                    wait_for_ready=attempts.wait_for_ready,
-                )
-            except grpc.RpcError as error:
-                await asyncio.sleep(attempts.pause_s(error))
-            else:
-                attempts.succeeded()
-                return response

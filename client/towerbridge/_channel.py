@@ -10,7 +10,7 @@ import grpc
 from towerbridge._retry import positive_seconds
 from towerbridge._version import __version__
 
-_SERVICES = ("EventService", "ItemService", "RecommendationService", "ReleaseService", "UserService")
+_SERVICES = ("AudienceService", "EventService", "ItemService", "RecommendationService", "ReleaseService", "UserService")
 
 _OPTIONS: dict[str, str | int] = {
     "grpc.primary_user_agent": f"towerbridge-python/{__version__}",
@@ -98,9 +98,11 @@ def service_config(max_attempts: int) -> str:
         "name": [{"service": f"towerbridge.v1.{service}"} for service in _SERVICES],
         "retryPolicy": retry_policy,
     }
+    # The client opens a broken stream again itself, with the events that have no result; the more specific name counts.
+    streams = {"name": [{"service": "towerbridge.v1.EventService", "method": "StreamEvents"}]}
     if max_attempts == 1:
         return "{}"
-    return json.dumps({"methodConfig": [method_config], "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1}})
+    return json.dumps({"methodConfig": [method_config, streams], "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1}})
 
 
 def is_loopback(target: str) -> bool:

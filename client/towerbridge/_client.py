@@ -1,29 +1,18 @@
 """The synchronous client."""
 
-import time
-from collections.abc import Iterable, Mapping
-from typing import Self, TypeVar
-
-import grpc
-from google.protobuf.message import Message
+from collections.abc import Iterable, Iterator, Mapping
 
 from towerbridge import _requests as requests_of
 from towerbridge import v1
-from towerbridge._channel import Options, Tls, settings
+from towerbridge._event_stream import EventStream
+from towerbridge._outstanding import Outstanding
+from towerbridge._people import PeopleCalls
 from towerbridge._requests import HistoryEntry
-from towerbridge._retry import Attempts, CallAttempts, ReadyAttempts, Throttle
+from towerbridge._retry import ReadyAttempts, StreamAttempts
 from towerbridge._values import Floats
-from towerbridge.v1.event_pb2_grpc import EventServiceStub
-from towerbridge.v1.item_pb2_grpc import ItemServiceStub
-from towerbridge.v1.recommendation_pb2_grpc import RecommendationServiceStub
-from towerbridge.v1.release_pb2_grpc import ReleaseServiceStub
-from towerbridge.v1.user_pb2_grpc import UserServiceStub
-
-RequestT = TypeVar("RequestT", bound=Message)
-ResponseT = TypeVar("ResponseT", bound=Message)
 
 
-class Client:
+class Client(PeopleCalls):
     """Calls a Towerbridge server: one method an RPC, which returns the contract's message or raises a TowerbridgeError.
 
     Thread-safe; make one and keep it, since it holds the connection. A context manager closes it.
@@ -31,7 +20,8 @@ class Client:
     Args:
         target: "host:port", or any gRPC name such as "dns:///host:port" or "unix:/path".
         timeout_s: seconds that a call may take with all its attempts; each method takes another one for one call.
-        upsert_timeout_s: the same for `upsert_items`, since the server may have to encode up to 1,000 texts.
+        upsert_timeout_s: the same for `upsert_items`, since the server may have to encode up to 1,000 texts, and for
+            `export_user`, `erase_user` and audiences.
         max_attempts: how often a call is sent at most; 1 to 5, 1: never again. Sent again are UNAVAILABLE, with a
             jittered back-off, and RESOURCE_EXHAUSTED if the server said when; each of the two has this many attempts.
         tls: True: TLS with gRPC's root certificates; bytes: root certificates in PEM; or `grpc.ChannelCredentials`.
@@ -43,55 +33,6 @@ class Client:
     Raises:
         ValueError: plain text to another machine without `insecure`, or a setting out of range.
     """
-
-    def __init__(
-        self,
-        target: str,
-        *,
-        timeout_s: float = 1.0,
-        upsert_timeout_s: float = 30.0,
-        max_attempts: int = 3,
-        tls: Tls = False,
-        insecure: bool = False,
-        api_key: str | None = None,
-        options: Options = (),
-    ) -> None:
-        self._settings = settings(
-            target,
-            timeout_s=timeout_s,
-            upsert_timeout_s=upsert_timeout_s,
-            max_attempts=max_attempts,
-            tls=tls,
-            insecure=insecure,
-            api_key=api_key,
-            options=options,
-        )
-        credentials = self._settings.credentials
-        if credentials is None:
-            self._channel = grpc.insecure_channel(target, self._settings.options)
-        else:
-            self._channel = grpc.secure_channel(target, credentials, self._settings.options)
-        self._closed = False
-        self._throttle = Throttle()
-        self._events = EventServiceStub(self._channel)
-        self._items = ItemServiceStub(self._channel)
-        self._recommendations = RecommendationServiceStub(self._channel)
-        self._releases = ReleaseServiceStub(self._channel)
-        self._users = UserServiceStub(self._channel)
-
-    def __repr__(self) -> str:
-        return f"Client({self._settings.target!r})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the connection; calls in flight end with Cancelled, later ones with ValueError."""
-        self._closed = True
-        self._channel.close()
 
     def wait_until_ready(self, timeout_s: float = 30.0) -> v1.GetReleaseResponse:
         """Waits until the server answers, and returns its release.
@@ -235,6 +176,33 @@ class Client:
         """
         return self._call(self._events.RecordEvents, requests_of.record_events_request(events), timeout_s)
 
+    def stream_events(
+        self, events: Iterable[v1.Event], *, outstanding: int = 1024, patience_s: float = 30.0
+    ) -> Iterator[v1.EventResult]:
+        """Records events as they come: one result an event, in order, as soon as it is on disk.
+
+        `events` is read in a thread of its own, never further than `outstanding` events ahead of the results. After
+        UNAVAILABLE, a restart of the server for example, the stream is opened again and all events without a result are
+        sent again with their event_ids, so that none counts twice. Fields in errors, such as "events[7].item_id", count from
+        the first event. There is no deadline; leaving the loop ends the call.
+
+        Args:
+            events: made with `event`; may wait for the next one. What it raises is raised here, after the results of the
+                events before.
+            outstanding: events without a result at most.
+            patience_s: seconds without any result after which a stream that breaks again and again is given up. With
+                max_attempts=1 the first break is raised.
+
+        Raises:
+            TypeError: something that is not an event. ValueError: a limit out of range. TowerbridgeError: see the tree.
+        """
+        if isinstance(events, v1.Event):
+            raise TypeError("events must be an iterable of events; write [event]")
+        self._check_open()
+        attempts = StreamAttempts(patience_s, self._settings.max_attempts)
+        stream = EventStream(self._events.StreamEvents, self._settings.metadata, Outstanding(outstanding), attempts)
+        return stream.results(events)
+
     def upsert_items(self, items: Iterable[v1.Item], *, timeout_s: float | None = None) -> v1.UpsertItemsResponse:
         """Adds up to 1,000 items, made with `item`, or replaces them whole; `rejected` lists those that were refused.
 
@@ -270,34 +238,3 @@ class Client:
     def get_release(self, *, timeout_s: float | None = None) -> v1.GetReleaseResponse:
         """The live release: which towers and index answer."""
         return self._call(self._releases.GetRelease, v1.GetReleaseRequest(), timeout_s)
-
-    def _call(
-        self,
-        method: "grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]",
-        request: RequestT,
-        timeout_s: float | None,
-    ) -> ResponseT:
-        deadline_s = self._settings.timeout_s if timeout_s is None else timeout_s
-        return self._send(method, request, CallAttempts(deadline_s, self._settings.max_attempts, self._throttle))
-
-    def _send(
-        self,
-        method: "grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]",
-        request: RequestT,
-        attempts: Attempts,
-    ) -> ResponseT:
-        if self._closed:
-            raise ValueError("the client is closed; make a new one")
-        while True:
-            try:
-                response = method(
-                    request,
-                    timeout=attempts.timeout_s(),
-                    metadata=self._settings.metadata,
-                    wait_for_ready=attempts.wait_for_ready,
-                )
-            except grpc.RpcError as error:
-                time.sleep(attempts.pause_s(error))
-            else:
-                attempts.succeeded()
-                return response

@@ -5,7 +5,7 @@ from datetime import datetime
 from numbers import Real
 
 from towerbridge._values import strings, timestamp
-from towerbridge.v1 import Condition, Exists, Filter, ItemIds, MatchAny, Range, TimeRange
+from towerbridge.v1 import Condition, Exists, Filter, ItemIds, MatchAny, MatchProfile, Range, TimeRange
 
 Bound = float | datetime | None
 
@@ -20,8 +20,8 @@ def where(
 ) -> Filter:
     """A filter, for the `filter` of `recommend` and its siblings.
 
-    Conditions are made with `match`, `between` and `exists`; a filter can be one, too. An item without an attribute matches
-    no condition on it.
+    Conditions are made with `match`, `between`, `exists` and `match_profile`; a filter can be one, too. An item without an
+    attribute matches no condition on it.
 
     Args:
         must: conditions that must all match.
@@ -89,6 +89,16 @@ def exists(attribute: str) -> Condition:
     return Condition(exists=Exists(attribute=attribute))
 
 
+def match_profile(attribute: str, profile_attribute: str = "") -> Condition:
+    """The item's attribute is what the person's profile says; lets no item pass if the profile does not say it.
+
+    Args:
+        attribute: the item's attribute; "categories" is one, too.
+        profile_attribute: the profile's attribute; empty: of the same name.
+    """
+    return Condition(match_profile=MatchProfile(attribute=attribute, profile_attribute=profile_attribute))
+
+
 def _conditions(name: str, conditions: Iterable[Condition | Filter]) -> list[Condition]:
     if isinstance(conditions, Condition | Filter):
         raise TypeError(f"{name} must be a list of conditions; write {name}=[...]")
@@ -97,6 +107,6 @@ def _conditions(name: str, conditions: Iterable[Condition | Filter]) -> list[Con
         if isinstance(one, Filter):
             one = Condition(filter=one)
         if not isinstance(one, Condition):
-            raise TypeError(f"{name}[{place}] must be made with match, between, exists or where, not {one!r}")
+            raise TypeError(f"{name}[{place}] must be made with match, between, exists, match_profile or where, not {one!r}")
         result.append(one)
     return result

@@ -46,6 +46,9 @@ def attribute_values(response: AttributesReply) -> list[dict[str, Attribute]]:
 
 
 def rejected(response: BatchReply) -> list[tuple[int, RowError]]:
-    """The rows of a batch that went wrong: (index in the request, what is wrong), in order; empty if all went well."""
+    """The rows of a batch that went wrong: (index in the request, what is wrong), in order; empty if all went well.
+
+    Events that were dropped, for want of consent for example, are among them.
+    """
     results: Iterable[_Result] = response.results
     return [(index, result.error) for index, result in enumerate(results) if result.HasField("error")]

@@ -8,13 +8,14 @@ the server said when.
 """
 
 import math
+import random
 import threading
 import time
 from typing import Protocol
 
 import grpc
 
-from towerbridge._errors import DeadlineExceeded, from_rpc_error
+from towerbridge._errors import DeadlineExceeded, TowerbridgeError, from_rpc_error
 
 # As retryThrottling of the service config: a retry needs more than half of the tokens.
 _MAX_TOKENS = 10.0
@@ -23,6 +24,9 @@ _TOKEN_RATIO = 0.1
 # One look of wait_until_ready: a server that accepted the connection and hangs must not use up all of the time.
 _LOOK_S = 2.0
 _BETWEEN_LOOKS_S = 0.1
+
+_FIRST_BACKOFF_S = 0.05
+_LONGEST_BACKOFF_S = 1.0
 _NOT_READY_CODES = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -90,6 +94,42 @@ class CallAttempts:
 
     def succeeded(self) -> None:
         self._throttle.refill()
+
+
+class StreamAttempts:
+    """Opens a broken stream again, after a back-off that grows and is jittered, until `patience_s` brought no result."""
+
+    def __init__(self, patience_s: float, max_attempts: int) -> None:
+        self._patience_s = positive_seconds("patience_s", patience_s)
+        self._again = max_attempts > 1
+        self.succeeded()
+
+    def pause_s(self, error: grpc.RpcError) -> float:
+        """Seconds to wait before the next call, after one failed; raises its TowerbridgeError if there is none."""
+        failure = from_rpc_error(error)
+        pause_s = self._pause_s(failure)
+        if pause_s is None or not self._again or time.monotonic() + pause_s > self._give_up_at():
+            raise failure from error
+        return pause_s
+
+    def succeeded(self) -> None:
+        """Tells that a result came."""
+        self._failing_since: float | None = None
+        self._backoff_s = _FIRST_BACKOFF_S
+
+    def _give_up_at(self) -> float:
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+        return self._failing_since + self._patience_s
+
+    def _pause_s(self, failure: TowerbridgeError) -> float | None:
+        if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return failure.retry_after_s
+        if failure.code is not grpc.StatusCode.UNAVAILABLE:
+            return None
+        backoff_s = self._backoff_s
+        self._backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+        return backoff_s * random.uniform(0.8, 1.2)
 
 
 class ReadyAttempts:

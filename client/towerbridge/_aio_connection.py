@@ -1,0 +1,137 @@
+"""The connection behind the asynchronous client: how a call is sent, again if need be."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from towerbridge._channel import Options, Tls, settings
+from towerbridge._errors import from_rpc_error
+from towerbridge._retry import Attempts, CallAttempts, Throttle
+from towerbridge.v1.audience_pb2_grpc import AudienceServiceStub
+from towerbridge.v1.event_pb2_grpc import EventServiceStub
+from towerbridge.v1.item_pb2_grpc import ItemServiceStub
+from towerbridge.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from towerbridge.v1.release_pb2_grpc import ReleaseServiceStub
+from towerbridge.v1.user_pb2_grpc import UserServiceStub
+
+RequestT = TypeVar("RequestT", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message)
+
+
+class AsyncConnection:
+    """A channel with its settings and stubs; the base of `AsyncClient`."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_s: float = 1.0,
+        upsert_timeout_s: float = 30.0,
+        max_attempts: int = 3,
+        tls: Tls = False,
+        insecure: bool = False,
+        api_key: str | None = None,
+        options: Options = (),
+    ) -> None:
+        asyncio.get_running_loop()
+        self._settings = settings(
+            target,
+            timeout_s=timeout_s,
+            upsert_timeout_s=upsert_timeout_s,
+            max_attempts=max_attempts,
+            tls=tls,
+            insecure=insecure,
+            api_key=api_key,
+            options=options,
+        )
+        credentials = self._settings.credentials
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(target, self._settings.options)
+        else:
+            self._channel = grpc.aio.secure_channel(target, credentials, self._settings.options)
+        self._closed = False
+        self._throttle = Throttle()
+        self._audience = AudienceServiceStub(self._channel)
+        self._events = EventServiceStub(self._channel)
+        self._items = ItemServiceStub(self._channel)
+        self._recommendations = RecommendationServiceStub(self._channel)
+        self._releases = ReleaseServiceStub(self._channel)
+        self._users = UserServiceStub(self._channel)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._settings.target!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; tasks with calls in flight are cancelled, later calls end with ValueError."""
+        self._closed = True
+        await self._channel.close()
+
+    async def _call(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT]",
+        request: RequestT,
+        timeout_s: float | None,
+    ) -> ResponseT:
+        deadline_s = self._settings.timeout_s if timeout_s is None else timeout_s
+        return await self._send(method, request, CallAttempts(deadline_s, self._settings.max_attempts, self._throttle))
+
+    async def _send(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT]",
+        request: RequestT,
+        attempts: Attempts,
+    ) -> ResponseT:
+        self._check_open()
+        while True:
+            try:
+                response = await method(
+                    request,
+                    timeout=attempts.timeout_s(),
+                    metadata=self._settings.metadata,
+                    wait_for_ready=attempts.wait_for_ready,
+                )
+            except grpc.RpcError as error:
+                await asyncio.sleep(attempts.pause_s(error))
+            else:
+                attempts.succeeded()
+                return response
+
+    async def _stream(
+        self,
+        method: "grpc.aio.UnaryStreamMultiCallable[RequestT, ResponseT]",
+        request: RequestT,
+        timeout_s: float | None,
+    ) -> AsyncIterator[ResponseT]:
+        """The messages of a server's stream; it is sent again only before the first of them. Leaving it ends the call."""
+        deadline_s = self._settings.upsert_timeout_s if timeout_s is None else timeout_s
+        attempts = CallAttempts(deadline_s, self._settings.max_attempts, self._throttle)
+        self._check_open()
+        while True:
+            call = method(request, timeout=attempts.timeout_s(), metadata=self._settings.metadata)
+            begun = False
+            try:
+                async for response in call:
+                    begun = True
+                    yield response
+            except grpc.RpcError as error:
+                if begun:
+                    raise from_rpc_error(error) from error
+                await asyncio.sleep(attempts.pause_s(error))
+            else:
+                attempts.succeeded()
+                return
+            finally:
+                call.cancel()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the client is closed; make a new one")
