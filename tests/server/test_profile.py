@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,11 +16,17 @@ from hypothesis import strategies as st
 from towerbridge import between, exists, match, v1, where
 from towerbridge.v1 import common_pb2, filter_pb2, user_pb2
 
+from index.items import Candidates
+from server.engine.query import Answer, Fallback
 from server.errors import InvalidField
+from server.journal.events import USER, Person
+from server.recommend.ask import Ask
+from server.recommend.flow import Recommender
+from server.recommend.preferences import Preferences
 from server.users.profile import Profile
 from tests.server.about_people import About, decision, refused, user, visitor
 from tests.server.conftest import Serve, Served
-from tests.tiny import COLOURS, KINDS
+from tests.tiny import COLOURS, KINDS, write_tiny_bundle
 
 N = 50
 BONUS = 0.1
@@ -365,3 +372,25 @@ def test_a_value_of_another_kind_than_every_items_is_refused_as_if_written_out(s
     About(shared).profile(person, attributes={"year": value("long ago")})
     with pytest.raises(towerbridge.InvalidArgument, match="'year' is a number"):
         shared.client.recommend(user_id=person.user_id, limit=3, filter=matching("year"))
+
+
+def test_without_a_user_tower_popularity_obeys_the_profile_too(serve: Serve, tmp_path: Path):
+    write_tiny_bundle(tmp_path / "bare", towers=False)
+    served = serve(bundle=tmp_path / "bare")
+    About(served).profile(user("ann"), likes=["item-49"], disliked_categories=["red"])
+    answer = served.client.recommend(user_id="ann", limit=3)
+    assert list(answer.item_ids) == ["item-49", "item-1", "item-2"]
+    assert list(answer.degraded) == [v1.DegradedReason.Value("DEGRADED_REASON_NO_USER_TOWER")]
+
+
+def test_an_item_that_turns_out_to_be_disliked_after_the_search_is_left_out(shared: Served):
+    ask = Ask(Person(USER, "nobody"), 5).preferring(
+        Preferences(frozenset(), frozenset(["item-0"]), frozenset(), frozenset(["red"]), BONUS)
+    )
+    recommender = Recommender(shared.app.people, shared.app.catalogue, shared.app._engine, shared.app._release)
+    found = Answer("any", candidates=Candidates(["item-0", "item-5", "item-6"], np.arange(3), np.ones(3, dtype=np.float32)))
+    popular = Answer("any", fallback=Fallback.NO_HISTORY, popular=shared.app.catalogue.ordinals(["item-0", "item-5", "item-6"]))
+    for answer in (found, popular):
+        assert recommender.rank(ask, answer) is None  # it is asked for again
+        last = recommender.rank(ask, answer, final=True)
+        assert last is not None and last.item_ids == ["item-6"]
