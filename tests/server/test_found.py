@@ -23,7 +23,8 @@ from server.journal.writer import JournalWriter, Transaction
 from server.recommend.ask import Ask
 from server.recommend.flow import Recommender
 from server.releases.loading import load_views, seed_catalogue
-from server.users.histories import Histories
+from server.users.directory import Directory
+from server.users.people import People
 from tests.server.conftest import Serve
 from tests.tiny import write_tiny_bundle, write_tiny_encoder
 
@@ -35,6 +36,7 @@ class Held:
     """A write, or a function for the engine, that holds its thread until it is let go."""
 
     rows = 1
+    alone = False
 
     def __init__(self) -> None:
         self.reached, self._let_go = threading.Event(), threading.Event()
@@ -76,7 +78,7 @@ def test_a_vector_that_was_made_before_its_item_was_placed_is_not_taken_for_fres
     served.client.record_events(
         [towerbridge.event("view", "item-1", user_id="u"), towerbridge.event("view", "new", user_id="u")]
     )
-    key = app._histories.key(Person(USER, "u"))
+    key = app.people.directory.find(Person(USER, "u"))
     assert key is not None
     journal, first, second = Held(), Held(), Held()
     app._journal.submit(journal)
@@ -87,14 +89,14 @@ def test_a_vector_that_was_made_before_its_item_was_placed_is_not_taken_for_fres
     app._engine.call(first)
     assert first.reached.wait(PATIENCE_S)
     app._engine.call(second)  # taken together with the query: the query's batch has begun
-    recommender = Recommender(app._histories, app.catalogue, app._engine, app._release)
+    recommender = Recommender(app.people, app.catalogue, app._engine, app._release)
     answer = recommender.start(Ask(Person(USER, "u"), 5), time.monotonic() + PATIENCE_S)
     first.let_go()
     assert second.reached.wait(PATIENCE_S)
     journal.let_go()
-    wait_until(lambda: app._histories.get(key).version == 2)
+    wait_until(lambda: app.people.history(key).counted == 2)
     second.let_go()
-    answer.result(PATIENCE_S)
+    answer.answer.result(PATIENCE_S)
     upserting.join(PATIENCE_S)  # acknowledged: from now on every answer includes the event on the new item
 
     served.client.recommend(user_id="u", limit=5)
@@ -292,8 +294,8 @@ def test_an_embedding_that_was_sent_survives_a_release_with_another_encoder(text
     )
     file = open_journal(tmp_path / "tenant")
     seed_catalogue(file, first)
-    UpsertItems([content], lambda outcomes: None).commit(Transaction(file.connection, file.head))
-    load_views(file, other, Histories(["view"], limit=3), Texts(), device="cpu")  # type: ignore[arg-type]
+    UpsertItems([content], lambda outcomes: None).commit(Transaction(file))
+    load_views(file, other, People(["view"], Directory(), limit=3), Texts(), device="cpu")  # type: ignore[arg-type]
     [kept] = [item.content for item in load_items(file.connection) if item.content.item_id == "sent"]
     file.close()
     assert kept.text_embedding == sent

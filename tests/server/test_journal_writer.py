@@ -10,7 +10,8 @@ import pytest
 
 from server.errors import Unavailable
 from server.journal.database import JournalFile, open_journal
-from server.journal.events import USER, Event, Outcome, Person, RecordEvents, Status, StoredEvent, load_events
+from server.journal.events import USER, Event, Outcome, Person, RecordEvents, Status, StoredEvent
+from server.journal.migrations import event_hash
 from server.journal.writer import JournalWriter, Transaction
 
 PATIENCE_S = 10.0
@@ -21,9 +22,10 @@ class Note:
 
     def __init__(self, name: str, log: list[str], *, rows: int = 1, person: str = "p") -> None:
         self.rows = rows
+        self.alone = False
         self.name = name
         self.log = log
-        self._write = RecordEvents([event(name, person=person)], 0, accept_all)
+        self._write = RecordEvents([event(name, person=person)], 0, Everyone(), accept_all)
 
     def commit(self, transaction: Transaction) -> None:
         self.log.append(f"commit {self.name}")
@@ -71,6 +73,16 @@ def event(event_id: str, *, person: str = "p", item: str = "i", occurred_us: int
     return Event(event_id, Person(USER, person), item, "view", occurred_us)
 
 
+class Everyone:
+    """Lets every event in; the journal itself knows who is known."""
+
+    def find(self, person: Person) -> int | None:
+        return None
+
+    def refusal(self, event: Event, event_hash: bytes) -> Status | None:
+        return None
+
+
 def accept_all(new: Sequence[tuple[StoredEvent, Person]]) -> list[Status]:
     return [Status.ACCEPTED] * len(new)
 
@@ -114,8 +126,14 @@ def hold(writer: JournalWriter, log: list[str]) -> tuple[Held, Future[int]]:
     return held, future
 
 
-def stored(file: JournalFile) -> dict[str, int]:
-    return {row[0]: row[1] for row in file.connection.execute("SELECT event_id, position FROM events")}
+def stored(file: JournalFile) -> dict[bytes, int]:
+    """Positions by hash of event_id."""
+    rows = file.connection.execute("SELECT event_hash, events.position FROM event_ids JOIN events USING (event_hash)")
+    return {row[0]: row[1] for row in rows}
+
+
+def hashed(file: JournalFile, positions: dict[str, int]) -> dict[bytes, int]:
+    return {event_hash(file.event_key, event_id): position for event_id, position in positions.items()}
 
 
 def test_writes_that_arrive_during_a_commit_become_one_transaction_in_order(writer: JournalWriter, commits: Commits):
@@ -149,7 +167,9 @@ def test_nothing_is_published_before_it_is_committed_and_the_revision_follows_pu
     class Watching(Note):
         def publish(self) -> int:
             reader = apsw.Connection(str(file.path), flags=apsw.SQLITE_OPEN_READONLY)
-            [row] = reader.execute("SELECT count(*) FROM events WHERE event_id = ?", (self.name,))
+            [row] = reader.execute(
+                "SELECT count(*) FROM event_ids WHERE event_hash = ?", (event_hash(file.event_key, self.name),)
+            )
             reader.close()
             seen.append((row[0], writer.revision, self.name))
             return super().publish()
@@ -173,10 +193,8 @@ def test_a_failing_write_keeps_nothing_of_itself_and_does_not_fail_its_neighbour
         futures[where].result(PATIENCE_S)
     good = [future.result(PATIENCE_S) for place, future in enumerate(futures) if place != where]
     assert good == [2, 3], "a write that failed takes no position"
-    assert stored(file) == {
-        "held": 1,
-        **{note.name: future.result(0) for note, future in zip(notes, futures, strict=True) if note.name != "bad"},
-    }
+    kept = {note.name: future.result(0) for note, future in zip(notes, futures, strict=True) if note.name != "bad"}
+    assert stored(file) == hashed(file, {"held": 1, **kept})
     assert [line for line in log if line.startswith("publish")][1:] == [
         f"publish {note.name}" for note in notes if note.name != "bad"
     ]
@@ -192,14 +210,26 @@ def test_positions_are_never_reused_and_stay_in_step_with_the_file(file: Journal
         positions.append(writer.submit(Note(f"good-{number}", [])).result(PATIENCE_S))
     assert positions == sorted(set(positions))
     assert file.head == writer.revision == positions[-1]
-    assert [row[0] for row in load_events(file.connection)] == positions
+    assert sorted(stored(file).values()) == positions
+
+
+def test_a_write_that_stands_alone_shares_its_transaction_with_no_other(writer: JournalWriter, commits: Commits):
+    log: list[str] = []
+    held, _ = hold(writer, log)
+    notes = [Note(name, log) for name in "abcd"]
+    notes[1].alone = True
+    futures = [writer.submit(note) for note in notes]
+    held.let_go.set()
+    assert [future.result(PATIENCE_S) for future in futures] == [2, 3, 4, 5]
+    assert commits.count == 4, "held; a; b; c and d"
+    assert log[2:] == ["commit a", "publish a", "commit b", "publish b", "commit c", "commit d", "publish c", "publish d"]
 
 
 def test_a_duplicate_of_an_uncommitted_event_waits_for_it_and_gets_its_revision(writer: JournalWriter):
     held, _ = hold(writer, [])
-    original = writer.submit(RecordEvents([event("once")], 0, accept_all))
-    repeat = writer.submit(RecordEvents([event("other"), event("once")], 0, accept_all))
-    clash = writer.submit(RecordEvents([event("once", item="another item")], 0, accept_all))
+    original = writer.submit(RecordEvents([event("once")], 0, Everyone(), accept_all))
+    repeat = writer.submit(RecordEvents([event("other"), event("once")], 0, Everyone(), accept_all))
+    clash = writer.submit(RecordEvents([event("once", item="another item")], 0, Everyone(), accept_all))
     assert not repeat.done()
     held.let_go.set()
     assert original.result(PATIENCE_S) == [Outcome(Status.ACCEPTED, 2)]
@@ -214,8 +244,8 @@ def test_a_repeat_of_an_event_that_was_rolled_back_is_the_original(writer: Journ
             raise ValueError("after the insert")
 
     held, _ = hold(writer, [])
-    lost = writer.submit(Rolled([event("again")], 0, accept_all))
-    kept = writer.submit(RecordEvents([event("again")], 0, accept_all))
+    lost = writer.submit(Rolled([event("again")], 0, Everyone(), accept_all))
+    kept = writer.submit(RecordEvents([event("again")], 0, Everyone(), accept_all))
     held.let_go.set()
     with pytest.raises(ValueError, match="after the insert"):
         lost.result(PATIENCE_S)
@@ -230,7 +260,7 @@ def test_what_is_published_is_exactly_what_is_new(writer: JournalWriter):
         return [Status.UNKNOWN_ITEM] * len(new)
 
     first = [event("e1", item="a"), event("e1", item="a"), event("e2", item="b"), event("e1", item="c")]
-    outcomes = writer.submit(RecordEvents(first, 0, publish)).result(PATIENCE_S)
+    outcomes = writer.submit(RecordEvents(first, 0, Everyone(), publish)).result(PATIENCE_S)
     assert [one.status for one in outcomes] == [Status.UNKNOWN_ITEM, Status.DUPLICATE, Status.UNKNOWN_ITEM, Status.CLASH]
     assert published == ["a", "b"]
 
@@ -253,7 +283,9 @@ def test_a_failed_publication_fails_its_group_and_all_that_wait_and_is_told(
             future.result(PATIENCE_S)
     with pytest.raises(Unavailable, match="takes no more writes"):
         writer.submit(Note("later", []))
-    assert stored(file).keys() == {"held", "bad", "neighbour"}, "on disk, so a restart publishes it"
+    assert stored(file).keys() == hashed(file, dict.fromkeys(("held", "bad", "neighbour"), 0)).keys(), (
+        "on disk, so a restart publishes it"
+    )
     assert "the journal's writer died" in caplog.text
 
 

@@ -222,6 +222,7 @@ def test_the_journals_death_turns_health_over_and_answers_without_writes_go_on(s
 
     class Unpublishable:
         rows = 1
+        alone = False
 
         def commit(self, transaction: object) -> None:
             pass

@@ -16,14 +16,17 @@ from index.bundle import Bundle, read_bundle
 from server.catalogue.changes import CatalogueChanges
 from server.engine.batch import BatchComputer
 from server.engine.engine import Engine
-from server.journal.database import open_journal
+from server.journal.database import open_journal, open_reader
 from server.journal.events import USER, Event, Person
 from server.journal.items import ItemContent
 from server.journal.writer import JournalWriter
 from server.releases.loading import load_views, seed_catalogue
-from server.users.histories import Histories
+from server.users.admission import Admission
+from server.users.directory import Directory, Purpose
 from server.users.intake import EventIntake
+from server.users.people import People
 from server.users.vectors import Refresher
+from tests.server.people_world import NobodyErased
 from tests.tiny import write_tiny_bundle
 
 ITEMS = ("item-0", "item-1", "item-2", "new-0", "new-1", "new-2")
@@ -48,18 +51,25 @@ class Parts:
 
     def __init__(self, directory: Path, bundle: Bundle, *, limit: int = 3) -> None:
         self.file = open_journal(directory)
-        self.histories = Histories(bundle.manifest.event_types, limit=limit, unreferenced=self._unreferenced)
+        self.people = People(
+            bundle.manifest.event_types,
+            Directory({Purpose.PERSONALISATION: True}),
+            limit=limit,
+            unreferenced=self._unreferenced,
+        )
         seed_catalogue(self.file, bundle)
-        catalogue, release = load_views(self.file, bundle, self.histories, None, device="cpu")
+        catalogue, release = load_views(self.file, bundle, self.people, None, device="cpu")
         self.catalogue, self.release = catalogue, release
+        self.people.read_from(open_reader(self.file.path), catalogue.locate)
         refresher = Refresher()
-        computer = BatchComputer(lambda: self.release, self.histories, refresher, clock_us=lambda: 1)
+        computer = BatchComputer(lambda: self.release, self.people, refresher, clock_us=lambda: 1)
         self.engine = Engine(computer.answer, background=computer.refresh)
         self.journal = JournalWriter(self.file)
         self.changes = CatalogueChanges(
-            self.journal, self.catalogue, self.histories, refresher, self.engine, lambda: self.release, None
+            self.journal, self.catalogue, self.people, refresher, self.engine, lambda: self.release, None
         )
-        self.intake = EventIntake(self.journal, self.histories, self.catalogue, refresher, self.engine)
+        admission = Admission(self.people.directory, NobodyErased())
+        self.intake = EventIntake(self.journal, self.people, admission, self.catalogue, refresher, self.engine)
         self.engine.start()
         self.journal.start()
 
@@ -69,6 +79,7 @@ class Parts:
     def close(self) -> None:
         self.journal.close()
         self.engine.close()
+        self.people.close()
         self.file.close()
 
     def do(self, step: tuple[Any, ...]) -> None:
@@ -89,14 +100,14 @@ class Parts:
     def views(self) -> dict[str, Any]:
         """Everything that an answer could be made of, comparable with ==; call it after `close`."""
         rows = self.file_items
-        keys = {person: self.histories.key(person) for person in (Person(USER, name) for name in "pq")}
+        keys = {person: self.people.directory.find(person) for person in (Person(USER, name) for name in "pq")}
         known = {person: key for person, key in keys.items() if key is not None}
         return {
             "people": keys,
-            "histories": {key: [column.tolist() for column in self.histories.get(key)[:4]] for key in known.values()},
-            "versions": {key: self.histories.get(key).version for key in known.values()},
-            "waiting": {key: self.histories.waiting_count(key) for key in known.values()},
-            "references": {item_id: self.histories.references(ordinal) for ordinal, item_id in rows},
+            "histories": {key: [column.tolist() for column in self.people.history(key)[:3]] for key in known.values()},
+            "counted": {key: self.people.history(key).counted for key in known.values()},
+            "waiting": {key: self.people.held_count(key) - self.people.history(key).counted for key in known.values()},
+            "references": {item_id: self.people.references(ordinal) for ordinal, item_id in rows},
             "items": {item_id: self.catalogue.get(item_id) for _, item_id in rows},
             "ids": [self.catalogue.item_id(ordinal) for ordinal, _ in rows],
             "permitted": [item_id for _, item_id in rows if self.catalogue.is_permitted(item_id)],
@@ -115,7 +126,7 @@ class Parts:
         return dict(sorted(zip(candidates.item_ids, np.round(candidates.scores, 4).tolist(), strict=True)))
 
     def _encoded(self, key: int) -> list[float] | None:
-        history = self.histories.get(key)
+        history = self.people.history(key)
         return _rounded(self.release.encode([history])[0]) if self.release.counts(history) else None
 
 
@@ -178,6 +189,7 @@ def _close_and_compare(parts: Parts, directory: Path, bundle: Bundle, limit: int
     parts.journal.close()
     parts.engine.close()
     grown = parts.views()
+    parts.people.close()
     parts.file.close()
     again = Parts(directory, bundle, limit=limit)
     rebuilt = again.views()
