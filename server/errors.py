@@ -2,6 +2,7 @@
 
 ServiceError
 ├── InvalidField          INVALID_ARGUMENT      a field of the request is wrong; names it
+├── InvalidRequest        INVALID_ARGUMENT      what came is not a request at all
 ├── NotFound              NOT_FOUND             no such item or person
 ├── AlreadyExists         ALREADY_EXISTS        the event_id is taken by another event
 ├── FailedPrecondition    FAILED_PRECONDITION   not in this state: another release, another journal, no vector
@@ -33,6 +34,10 @@ class InvalidField(ServiceError):
     def under(self, parent: str) -> "InvalidField":
         """The same error for a field that lies inside `parent`."""
         return InvalidField(f"{parent}.{self.field}", self.problem)
+
+
+class InvalidRequest(ServiceError):
+    code = grpc.StatusCode.INVALID_ARGUMENT
 
 
 class NotFound(ServiceError):

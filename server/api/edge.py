@@ -102,7 +102,7 @@ class Edge:
     async def _drain(self) -> None:
         await self._health.enter_graceful_shutdown()
         # gRPC ends calls that arrive while it stops with CANCELLED, which nobody repeats: so they are refused first.
-        self._interceptor.draining = True
+        self._interceptor.drain()
         await asyncio.sleep(_REFUSE_SECONDS)
         await self._server.stop(self._listen.drain_seconds)
 
