@@ -44,6 +44,7 @@ protos: setup ## Write the stubs of protos/ to client/
 
 soak: setup ## Run what is too long for the tests; results go to docs/soak/*.json
 	$(BIN)/python -m tests.index.soak
+	$(BIN)/python -m tests.server.soak
 	$(BIN)/python -m bench.soak
 
 gpu-check: ## Test and measure on a GPU, into docs/gpu (DEVICE=cpu SIZE=tiny: anywhere, into build/)

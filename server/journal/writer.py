@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import apsw
 
-from server.errors import Unavailable
+from server.errors import ServiceError, Unavailable
 from server.journal.database import JournalFile
 
 _log = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ class Transaction:
     def execute(self, sql: str, values: tuple[Any, ...] = ()) -> apsw.Cursor:
         return self.connection.execute(sql, values)
 
-    def inserted(self, sql: str, values: tuple[Any, ...]) -> bool:
-        """Runs an INSERT; whether it wrote a row."""
+    def changed(self, sql: str, values: tuple[Any, ...]) -> bool:
+        """Runs an INSERT, UPDATE or DELETE; whether it changed a row."""
         self.connection.execute(sql, values)
         return self.connection.changes() > 0
 
@@ -154,7 +154,8 @@ class JournalWriter:
             if _is_fatal(error) or self._file.connection.in_transaction:
                 raise
             if len(group) == 1:
-                _log.error("a write failed; nothing of it was kept", exc_info=True)
+                if not isinstance(error, ServiceError):  # which is the caller's to know
+                    _log.error("a write failed; nothing of it was kept", exc_info=True)
                 group[0].future.set_exception(_for_caller(error))
                 return
             # One bad write must not fail its neighbours: each gets a transaction of its own.
