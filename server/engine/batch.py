@@ -177,7 +177,8 @@ class BatchComputer:
                 self._store(key, made, release)
 
     def _store(self, key: int, vector: UserVector, release: Release) -> None:
-        if not self._people.is_erased(key):  # erased while the query waited: nothing is kept
+        # Erased, linked or without consent since the history was read: nothing is kept.
+        if self._people.is_current(key, vector.generation):
             release.user_vectors.put(key, vector)
 
     def _encode(self, histories: list[History], release: Release) -> list[UserVector]:

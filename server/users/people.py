@@ -124,6 +124,10 @@ class People:
         """Whether the key was erased since the start: nothing may be kept under it."""
         return key in self._erased
 
+    def is_current(self, key: int, generation: int) -> bool:
+        """Whether what was made of a history of this generation may still be kept under the key."""
+        return key not in self._erased and self._generations.get(key, 0) == generation
+
     def references(self, ordinal: int) -> int:
         """How many recorded events on the item count."""
         return int(self._references[ordinal]) if ordinal < len(self._references) else 0

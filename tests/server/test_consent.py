@@ -16,6 +16,7 @@ from towerbridge import v1
 from towerbridge.v1 import common_pb2, event_pb2, user_pb2
 
 from index.bundle import Bundle
+from server.engine.batch import BatchComputer
 from server.journal.events import USER, Person
 from tests.server.about_people import PERSONALISATION, TRAINING, About, decision, refused, user, visitor
 from tests.server.conftest import NOW_US, Serve, Served, offline_vector
@@ -141,6 +142,24 @@ def test_no_vector_is_computed_or_kept_of_whoever_said_no(serve: Serve):
     for person in people[:10]:
         about.decide(person, decision(True))
     wait_for(lambda: all((stored := vectors.get(key)) is not None and stored.counted == 1 for key in keys[:10]))
+
+
+@pytest.mark.parametrize("change", ["consent", "link"])
+def test_a_vector_that_was_being_computed_when_its_person_changed_is_not_kept(serve: Serve, change: str):
+    served = serve(users={"refresh": False})
+    about, ann = About(served), user("ann")
+    view(served, ann)
+    app = served.app
+    key = app.people.directory.find(Person(USER, "ann"))
+    assert key is not None
+    computer = BatchComputer(app._release, app.people, app._refresher, clock_us=served.clock)
+    assert computer.refresh()  # the history is read
+    if change == "consent":
+        about.decide(ann, decision(False))
+    else:
+        about.link(ann, user("her other account"))
+    computer.refresh()  # the vector is made of it
+    assert app.live.user_vectors.get(key) is None
 
 
 def wait_for(holds: Any) -> None:
