@@ -42,6 +42,7 @@ from server.errors import ServiceError, StartupError
 from server.journal.bundles import note_bundle
 from server.journal.database import open_journal, open_reader
 from server.journal.erase import forget_erased
+from server.journal.retention import Retention, rules_of
 from server.journal.tombstones import open_tombstones
 from server.journal.writer import JournalWriter
 from server.recommend.flow import Recommender
@@ -143,6 +144,13 @@ class App:
         note_bundle(file.connection, self.live.release_id, bundle.manifest.watermark, self._clock_us())
         self.people.read_from(open_reader(file.path), self.catalogue.locate)
         self._journal = JournalWriter(file, max_group_rows=config.journal.max_group_rows, on_death=self._not_serving)
+        self._retention = Retention(
+            rules_of(config.journal.retention_days, config.journal.max_events_per_person, config.journal.event_id_days),
+            lambda: open_reader(file.path),
+            self._journal,
+            self.people.forget,
+            self._clock_us,
+        )
         self._changes = CatalogueChanges(
             self._journal, self.catalogue, self.people, self._refresher, self._engine, self._release, self._texts
         )
@@ -201,6 +209,7 @@ class App:
         self._engine.start()
         self._engine.call(lambda: self.live.live_index.take_over(threads=self._config.engine.threads)).result()
         self._journal.start()
+        self._retention.start()
         # What was loaded lives as long as the server: a full collection that visits it would stop every request.
         gc.collect()
         gc.freeze()
@@ -210,6 +219,7 @@ class App:
     def stop(self) -> None:
         """Drains: takes no new calls, ends those in flight, then writes and closes everything."""
         self._edge.stop()
+        self._retention.close()
         self._erasure.close()
         self._journal.close()
         self._engine.close()

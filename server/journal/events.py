@@ -131,7 +131,7 @@ class RecordEvents:
         if key is None:
             key = person_key(transaction, event.person)
         position = transaction.head + 1
-        if not transaction.inserted(
+        if not transaction.changed(
             "INSERT INTO event_ids VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", (hashed, digest, position, key)
         ):
             return _known(transaction, hashed, digest)

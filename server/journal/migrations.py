@@ -127,7 +127,11 @@ def _add_people(connection: apsw.Connection) -> None:
     connection.execute(_VERSION_2)
     key = secrets.token_bytes(32)
     connection.execute("INSERT INTO meta VALUES ('event_key', ?)", (key,))
-    connection.create_scalar_function("event_hash", lambda event_id: event_hash(key, event_id), 1, deterministic=True)
+
+    def hashed(*event_id: apsw.SQLiteValue) -> bytes:
+        return event_hash(key, str(event_id[0]))
+
+    connection.create_scalar_function("event_hash", hashed, 1, deterministic=True)
     connection.execute(
         "INSERT INTO event_ids SELECT event_hash(event_id), digest, position, person_key FROM events_1;"
         "INSERT INTO events SELECT person_key, position, event_hash(event_id), item_id, type, occurred_us, received_us"

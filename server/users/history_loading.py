@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import apsw
 import numpy as np
@@ -50,7 +50,11 @@ class Events(NamedTuple):
     def counting(self) -> "Events":
         """Those that count."""
         counts = (self.ordinals >= 0) & (self.types >= 0)
-        return self if counts.all() else Events(*(column[counts] for column in self))
+        return self if counts.all() else self.at(counts)
+
+    def at(self, rows: NDArray[Any]) -> "Events":
+        """The events at these places, or where a mask is true."""
+        return Events(*(column[rows] for column in cast(tuple[NDArray[Any], ...], self)))
 
 
 def read_events(connection: apsw.Connection, type_codes: Mapping[str, int], items: ItemPlaces) -> Iterator[Events]:
@@ -93,7 +97,7 @@ def _arrays(rows: list[tuple[int, int, str, str, int]], type_codes: Mapping[str,
     types = np.array([type_codes.get(name, -1) for name in type_names], dtype=np.int16)
     ids = np.array(item_ids, dtype=object)
     same = keys[1:] == keys[:-1]
+    events = Events(keys, positions, times_us, ordinals, types, ids)
     if (times_us[1:] < times_us[:-1])[same].any():  # seldom: a person's events came in another order than they happened
-        order = np.lexsort((positions, times_us, keys))
-        return Events(keys[order], positions[order], times_us[order], ordinals[order], types[order], ids[order])
-    return Events(keys, positions, times_us, ordinals, types, ids)
+        return events.at(np.lexsort((positions, times_us, keys)))
+    return events
