@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable
 from hashlib import blake2b
+from typing import Any
 
 import apsw
 
@@ -128,7 +129,7 @@ def _add_people(connection: apsw.Connection) -> None:
     key = secrets.token_bytes(32)
     connection.execute("INSERT INTO meta VALUES ('event_key', ?)", (key,))
 
-    def hashed(*event_id: apsw.SQLiteValue) -> bytes:
+    def hashed(*event_id: Any) -> bytes:
         return event_hash(key, str(event_id[0]))
 
     connection.create_scalar_function("event_hash", hashed, 1, deterministic=True)
