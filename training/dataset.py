@@ -3,7 +3,8 @@
 DATA/events.parquet    user_id, item_id, event_type string; occurred_at timestamp(us, UTC);
                        sorted by (user_id, occurred_at, original order)
 DATA/items.parquet     item_id string (unique), text string ("" = none), categories list<string>, attributes …
-DATA/dataset.json      kind, source, times ("real" | "ordinal"), counts, rejected (counts by reason)
+DATA/dataset.json      kind, source, times ("real" | "ordinal"), counts, rejected (counts by reason); watermark, {"epoch",
+                       "position"}, if the events came from a server's journal: the last position that they include
 DATA/rejects.jsonl     one line per bad row: {"row", "reason", "values", "table"}
 
 dataset.json is written last: without it an import was not finished.
@@ -28,6 +29,7 @@ EVENT_SCHEMA = pa.schema(
         ("occurred_at", pa.timestamp("us", tz="UTC")),
     ]
 )
+WATERMARK = b"towerbridge.journal"  # metadata of a parquet file: "epoch:position"
 ITEM_FIELDS = {"item_id": pa.string(), "text": pa.string(), "categories": pa.list_(pa.string())}
 
 
@@ -79,6 +81,20 @@ def write_dataset(
     pq.write_table(events.select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA), path / "events.parquet")
     text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
     (path / "dataset.json").write_text(text, encoding="utf-8")
+
+
+def watermark_of(events: pa.Table) -> dict[str, Any] | None:
+    """Up to where in a server's journal events go that `python -m server.journal export` wrote; None for others.
+
+    Raises DatasetError if what the table says is no epoch and position.
+    """
+    text = (events.schema.metadata or {}).get(WATERMARK, b"").decode(errors="replace")
+    if not text:
+        return None
+    epoch, _, position = text.rpartition(":")
+    if not epoch or not position.isdecimal():
+        raise DatasetError(f"the events' watermark {text!r} is not epoch:position; export them again")
+    return {"epoch": epoch, "position": int(position)}
 
 
 def dataset_sha256(path: Path) -> str:

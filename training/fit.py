@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from index.bundle import BundleSpec, write_bundle
+from index.bundle import BundleSpec, Watermark, write_bundle
 from training.catalogue import Catalogue, build_catalogue
 from training.config import Config
 from training.dataset import Dataset, dataset_sha256, read_dataset
-from training.errors import ConfigError
+from training.errors import ConfigError, DatasetError
 from training.export import export_item_tower, export_user_tower, golden_items, golden_users
 from training.interactions import Interactions, LeaveOneOut, leave_one_out, load_interactions
 from training.progress import Progress
@@ -67,6 +67,7 @@ def fit(data: Path, out: Path, config: Config, progress: Progress) -> Fitted:
             time_features=time_features,
             text_dim=catalogue.text.shape[1],
             category_slots=catalogue.codes.shape[1],
+            watermark=_watermark(dataset),
             offline_metrics={f"validation/filtered/{name}": value for name, value in history.best.items()},
             training=_describe(dataset, config, history),
         )
@@ -78,6 +79,17 @@ def training_counts(data: Interactions, split: LeaveOneOut) -> npt.NDArray[np.fl
     """(N,) float64: events of each item in the training part; what the bundle calls popularity."""
     trained = np.arange(len(data.item)) < split.train_end[data.user]
     return np.bincount(data.item[trained], minlength=data.items).astype(np.float64)
+
+
+def _watermark(dataset: Dataset) -> Watermark | None:
+    """Up to where in a server's journal training saw, so that an erasure can name the bundle."""
+    found = dataset.info.get("watermark")
+    try:
+        return None if found is None else Watermark.model_validate(found)
+    except ValueError:
+        raise DatasetError(
+            f"{dataset.path / 'dataset.json'}: watermark is not an epoch and a position; run `python -m training import` again"
+        ) from None
 
 
 def _time_features(config: Config, dataset: Dataset) -> bool:

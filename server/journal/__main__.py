@@ -1,19 +1,21 @@
-"""python -m server.journal: import into, check, back up and restore a journal."""
+"""python -m server.journal: import into, check, back up, restore and export a journal."""
 
 import argparse
 import sys
 
 from server.errors import StartupError
 from server.journal.commands import add_backup, add_import, add_restore, add_verify
+from server.journal.training_commands import add_export, add_screen
 
 _EPILOG = """\
 examples:
-  python -m server.journal import data/events.parquet --data state
+  python -m server.journal import data/events.parquet --data state --consent personalisation,training --consent-source terms
   python -m server.journal backup --data state --keep 7          # also while a server runs
+  python -m server.journal export --data state --out export.parquet
   python -m server.journal restore state/default/backups/journal-20270115T080000Z.sqlite --data state --replace
 """
 # Each adds one verb, in the order of --help. A verb's `run` gets the arguments and returns the exit status.
-_VERBS = (add_import, add_verify, add_backup, add_restore)
+_VERBS = (add_import, add_verify, add_backup, add_restore, add_export, add_screen)
 
 
 def main() -> int:
@@ -28,7 +30,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m server.journal",
-        description="Work on the journal of a data directory. verify and backup may run beside a server, the others may not.",
+        description="Work on the journal of a data directory. verify, backup, export and screen may run beside a server.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -6,10 +6,14 @@ Each run imports what it needs when it runs, so that --help is quick.
 import argparse
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from server.errors import StartupError
+
+if TYPE_CHECKING:
+    from server.config import Config
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -39,6 +43,24 @@ def add_erasure_key(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_config(command: argparse.ArgumentParser) -> None:
+    """Adds --config, the server's settings."""
+    command.add_argument("--config", type=Path, metavar="FILE", help="the server's settings: consent, erasure.key_file")
+
+
+def read_config(arguments: argparse.Namespace) -> "Config":
+    """The server's settings, from --config and environment variables. Raises StartupError."""
+    from server.config import load_config
+
+    return load_config(arguments.config, {"data": arguments.data, "bundle": Path()})  # the bundle is not looked at
+
+
+def key_of(arguments: argparse.Namespace, config: "Config") -> Path | None:
+    """Where the key of the tombstones is; None: beside the data directory."""
+    key: Path | None = arguments.erasure_key or config.erasure.key_file
+    return key
+
+
 def add_import(commands: Commands) -> None:
     command = commands.add_parser(
         "import",
@@ -47,22 +69,41 @@ def add_import(commands: Commands) -> None:
         "Repeatable: events that are known already are not written again. Not while a server runs.",
     )
     command.add_argument("file", type=Path, metavar="EVENTS.parquet")
+    command.add_argument(
+        "--consent",
+        type=_purposes,
+        default=(),
+        metavar="PURPOSES",
+        help="personalisation, training or both, with a comma: what the people in the file agreed to. It is recorded for those "
+        "who have not decided. Without it events of people who have not agreed to personalisation are refused (opt_in)",
+    )
+    command.add_argument("--consent-source", metavar="TEXT", help="where they agreed, such as 'terms of 2024'")
     add_data(command)
+    add_config(command)
+    add_erasure_key(command)
     command.set_defaults(run=_import)
 
 
 def _import(arguments: argparse.Namespace) -> int:
     from server.config import TENANT
     from server.journal.database import open_journal
-    from server.journal.history_import import import_events
+    from server.journal.erase import forget_erased
+    from server.journal.history_import import Agreed, import_events
+    from server.journal.tombstones import open_tombstones
+    from server.users.consent import presumed_by
     from server.users.intake import now_us
 
-    file = open_journal(arguments.data / TENANT)
-    try:
-        done = import_events(file, arguments.file, now_us=now_us())
-    finally:
-        file.close()
+    if bool(arguments.consent) != bool(arguments.consent_source):
+        raise StartupError("give --consent and --consent-source together: a decision without its source proves nothing")
+    agreed = Agreed(arguments.consent, arguments.consent_source) if arguments.consent else None
+    config = read_config(arguments)
+    directory = arguments.data / TENANT
+    with closing(open_journal(directory)) as file, closing(open_tombstones(directory, key_of(arguments, config))) as erased:
+        forget_erased(file, erased)
+        done = import_events(file, arguments.file, presumed_by(config.consent), erased, now_us=now_us(), agreed=agreed)
     print(f"{done.written} events written, {done.known} known already, {sum(done.refused.values())} refused")
+    if done.decisions:
+        print(f"{done.decisions} decisions recorded")
     for reason, count in done.refused.most_common(10):
         print(f"  {count} × {reason}")
     return 0
@@ -157,6 +198,13 @@ def _restore(arguments: argparse.Namespace) -> int:
     )
     print(f"{done.path} restored: {done.counts['people']} people, {done.counts['events']} events, {done.erased} erased again")
     return 0
+
+
+def _purposes(text: str) -> tuple[str, ...]:
+    purposes = tuple(text.split(","))
+    if not set(purposes) <= {"personalisation", "training"}:
+        raise argparse.ArgumentTypeError("must be personalisation, training, or personalisation,training")
+    return purposes
 
 
 def _positive(text: str) -> int:

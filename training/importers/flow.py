@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.dataset import write_dataset
+from training.dataset import watermark_of, write_dataset
 from training.errors import DatasetError
 from training.importers.amazon import import_amazon
 from training.importers.columns import check_overrides, parse_overrides
@@ -46,14 +46,26 @@ def import_tables(out: Path, kind: str, events_path: Path, items_path: Path | No
         items = clean_items(*read["items"], source=str(items_path), overrides=overrides, rejects=rejects)
     known = None if items is None else items["item_id"].combine_chunks()
     events = clean_events(*read["events"], source=str(events_path), overrides=overrides, item_ids=known, rejects=rejects)
-    return _finish(out, kind, events_path.name, events, items_of_events(events) if items is None else items, rejects)
+    found = items_of_events(events) if items is None else items
+    return _finish(out, kind, events_path.name, events, found, rejects, watermark=watermark_of(read["events"][0]))
 
 
-def _finish(out: Path, kind: str, source: str, events: pa.Table, items: pa.Table, rejects: Rejects) -> str:
+def _finish(
+    out: Path,
+    kind: str,
+    source: str,
+    events: pa.Table,
+    items: pa.Table,
+    rejects: Rejects,
+    *,
+    watermark: dict[str, Any] | None = None,
+) -> str:
     if events.num_rows == 0:
         worst = ", ".join(f"{count} {reason}" for reason, count in rejects.counts.most_common(3)) or "the source is empty"
         raise DatasetError(f"{source}: no usable event is left ({worst}); correct the source or name its columns")
     info = _describe(kind, source, events, items, rejects)
+    if watermark is not None:
+        info["watermark"] = watermark
     write_dataset(out, events=events, items=items, info=info, rejects=rejects.rows)
     return summary(out, info, rejects)
 
