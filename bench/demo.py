@@ -72,6 +72,7 @@ def _show_the_loop(client: towerbridge.Client) -> None:
     _step(f"Release {release.release_id}: {release.item_count} films, index {release.index_kind} on {release.device}")
     visitor = f"visitor-{uuid.uuid4().hex[:8]}"  # a new one each time, so that every demo starts from nothing
     films = _find(client, FILMS)
+    client.set_consent(visitor_id=visitor, personalisation=True, source="the demo")  # without it events are dropped
     print(f"A visitor without history, {visitor}:")
     before = _recommend_and_print(client, visitor, None)
     for title, item_id in films.items():

@@ -33,10 +33,15 @@ def test_from_a_first_visit_to_a_newer_bundle(start: Start, tmp_path: Path):
     write_tiny_bundle(tmp_path / "second", text=True, seed=1)
     server, client = start(tmp_path / "first")
 
+    # Nothing is kept of a visitor who has not consented.
+    events = [towerbridge.event("view", item_id, visitor_id="ann") for item_id in ("item-10", "item-20", "item-30")]
+    dropped = client.record_events(events[:1])
+    assert [result.status for result in dropped.results] == [v1.EventStatus.EVENT_STATUS_DROPPED_NO_CONSENT]
+    client.set_consent(visitor_id="ann", personalisation=True, source="a banner")
+
     # A visitor without history gets what is popular; one event changes the ranking.
     popular = client.recommend(visitor_id="ann", limit=50)
     assert list(popular.degraded) == [v1.DegradedReason.DEGRADED_REASON_NO_HISTORY]
-    events = [towerbridge.event("view", item_id, visitor_id="ann") for item_id in ("item-10", "item-20", "item-30")]
     acknowledged = client.record_events(events[:1])
     personal = client.recommend(visitor_id="ann", limit=50, min_revision=acknowledged.revision)
     assert list(personal.item_ids) != list(popular.item_ids)
