@@ -62,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--metrics-port", type=int, help="port for Prometheus, none by default, 0 for any free one [TOWERBRIDGE__METRICS__PORT]"
     )
+    add(
+        "--consent",
+        choices=("opt_in", "opt_out"),
+        help="opt_in (the default): without a recorded yes nothing is kept or used; opt_out: consent is presumed "
+        "[TOWERBRIDGE__CONSENT__PERSONALISATION, ..__TRAINING]",
+    )
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="info by default")
     return parser
 
@@ -75,6 +81,7 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
         "engine": {"device": arguments.device, "threads": arguments.threads},
         "index": {"kind": arguments.index},
         "metrics": {"port": arguments.metrics_port},
+        "consent": {"personalisation": arguments.consent, "training": arguments.consent},
     }
     flags: dict[str, Any] = {}
     for section, value in nested.items():
