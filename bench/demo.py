@@ -64,7 +64,8 @@ def _prepare(folder: Path) -> None:
     else:
         print(f"The bundle in {bundle} is used again; `make clean` removes it.")
     _step("Put what the 671 people did into the journal (events that it knows are not written again)")
-    _run("server.journal", "import", data / "events.parquet", "--data", state)
+    agreed = ("--consent", "personalisation,training", "--consent-source", "GroupLens's terms")
+    _run("server.journal", "import", data / "events.parquet", "--data", state, *agreed)
 
 
 def _show_the_loop(client: towerbridge.Client) -> None:

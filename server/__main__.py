@@ -15,7 +15,8 @@ Settings come from, later ones winning: defaults, --config FILE (YAML), environm
 flags. server/config.example.yaml lists every key with its default, unit and meaning.
 
 example:
-  python -m server.journal import data/events.parquet --data state     # once: what people did before
+  # once: what people did before, who agreed to it as your terms say
+  python -m server.journal import data/events.parquet --data state --consent personalisation --consent-source terms
   python -m server --bundle bundle --data state
 """
 

@@ -100,10 +100,11 @@ def run_import(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_history_of_any_age_is_imported_once(serve: Serve, tmp_path: Path, history_file: Path, bundle: Bundle):
     data = tmp_path / "data"
-    first = run_import(history_file, "--data", data)
+    agreed = ("--consent", "personalisation", "--consent-source", "terms")
+    first = run_import(history_file, "--data", data, *agreed)
     assert (first.returncode, first.stdout.splitlines()[0]) == (0, "4 events written, 0 known already, 2 refused")
     assert "user_id: must not be empty" in first.stdout
-    second = run_import(history_file, "--data", data)
+    second = run_import(history_file, "--data", data, *agreed)
     assert second.stdout.startswith("0 events written, 4 known already, 2 refused")
     client = serve().client
     assert list(client.get_user(user_id="u1").item_ids) == ["item-2", "item-2", "item-1"]
