@@ -96,12 +96,17 @@ class Preferences:
 
 
 def usable_profile(people: People, person: Person) -> Profile | None:
-    """The person's profile, if they have one and have consented to its use."""
-    key = people.directory.find(person)
-    profile = people.profile(key) if key is not None else None
-    if key is None or profile is None or not people.directory.may(key, Purpose.PERSONALISATION):
+    """The profile for answers to a person who has consented: the root's if the root has too, else their own."""
+    directory = people.directory
+    key = directory.find(person)
+    if key is None:
         return None
-    return profile
+    root = directory.root(key)
+    for one in (root, key) if root != key else (key,):
+        profile = people.own_profile(one)
+        if profile is not None and all(directory.may(each, Purpose.PERSONALISATION) for each in (one, key)):
+            return profile
+    return None
 
 
 def are_alike(one: Answer, other: Answer) -> bool:

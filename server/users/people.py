@@ -97,6 +97,10 @@ class People:
         """The root's profile, or the key's own if the root has none. For whoever may use it: consent is not looked at."""
         return self._profiles.get(self.directory.root(key)) or self._profiles.get(key)
 
+    def own_profile(self, key: int) -> Profile | None:
+        """What was stated about this id itself. Consent is not looked at."""
+        return self._profiles.get(key)
+
     def subjects(self, keys: Sequence[int]) -> dict[int, Person]:
         """The subjects of those of the keys that are still held."""
         if self._connection is None:

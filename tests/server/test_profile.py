@@ -245,6 +245,21 @@ def test_of_linked_ids_the_roots_profile_is_used_and_else_their_own(shared: Serv
     assert missing(visitor_id=cookie.visitor_id) == {"item-1"}
 
 
+def test_the_roots_profile_is_not_used_on_the_yes_of_another_id_alone(serve: Serve):
+    served = serve(consent={"personalisation": "opt_in"})
+    about, ann, ben, cookie = About(served), user("ann"), user("ben"), visitor("cookie")
+    about.decide(ben, decision(True))
+    about.link(ann, ben)
+    about.profile(ann, dislikes=["item-1"])  # on ben's yes
+    about.unlink(ann, ben)
+    about.decide(cookie, decision(True))
+    about.profile(cookie, dislikes=["item-2"])
+    about.link(cookie, ann)  # who has decided nothing herself
+    assert set(ALL) - set(served.client.recommend(visitor_id="cookie", limit=N).item_ids) == {"item-2"}
+    about.decide(ann, decision(True))
+    assert set(ALL) - set(served.client.recommend(visitor_id="cookie", limit=N).item_ids) == {"item-1"}
+
+
 def matching(attribute: str, of_profile: str = "") -> v1.Filter:
     """A filter with one condition on the profile."""
     wanted = filter_pb2.MatchProfile(attribute=attribute, profile_attribute=of_profile)
