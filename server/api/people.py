@@ -54,7 +54,7 @@ def _decision(consent: user_pb2.Consent, now_us: int, field: str) -> Decision:
     given_us = check_time(consent.given_at, f"{field}.given_at") if consent.HasField("given_at") else now_us
     if given_us > now_us + _AHEAD_US:
         raise InvalidField(f"{field}.given_at", "is more than 5 minutes ahead of the server's clock; timestamps are in UTC")
-    return Decision(purpose, consent.granted, source, min(given_us, now_us))
+    return Decision(purpose, consent.granted, source, min(given_us, now_us), is_now=not consent.HasField("given_at"))
 
 
 def encode_states(directory: Directory, person: Person) -> list[user_pb2.ConsentState]:

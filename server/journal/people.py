@@ -43,7 +43,9 @@ class SetConsent(Generic[T]):
 
     def commit(self, transaction: Transaction) -> None:
         key = person_key(transaction, self._person)
-        for purpose, granted, source, given_us in self._decisions:
+        for purpose, granted, source, given_us, is_now in self._decisions:
+            if is_now:
+                given_us = max(given_us, _latest_us(transaction, key, purpose) + 1)
             same = transaction.execute(
                 "SELECT 1 FROM consents WHERE person_key = ? AND purpose = ? AND granted = ? AND source = ? AND given_us = ?",
                 (key, int(purpose), int(granted), source, given_us),
@@ -164,6 +166,14 @@ class UnlinkPeople(Generic[T]):
 
     def publish(self) -> T:
         return self._publish(self._unlinked)
+
+
+def _latest_us(transaction: Transaction, key: int, purpose: Purpose) -> int:
+    """When the last decision about a purpose was given; 0: never."""
+    latest = transaction.execute(
+        "SELECT coalesce(max(given_us), 0) FROM consents WHERE person_key = ? AND purpose = ?", (key, int(purpose))
+    ).fetchone()
+    return int(latest[0]) if latest is not None else 0
 
 
 def named(person: Person) -> str:

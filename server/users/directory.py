@@ -23,6 +23,7 @@ class Decision(NamedTuple):
     granted: bool
     source: str
     given_us: int  # microseconds since 1970, UTC
+    is_now: bool = False  # the time was left to the server: it is later than the decisions before, also if the clock went back
 
 
 class Directory:
