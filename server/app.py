@@ -57,10 +57,11 @@ from server.users.erasure import Erasure
 from server.users.histories import History
 from server.users.intake import EventIntake, now_us
 from server.users.people import People
-from server.users.vectors import Refresher
+from server.users.refresher import Refresher
 
 _log = logging.getLogger(__name__)
 _CHECK = "see the lines above, and python -m training check"
+_MANY_TO_REFRESH = 256  # people: 64 ms of the engine's time
 _SERVICES = tuple(
     proto.DESCRIPTOR.services_by_name[name].full_name
     for proto, name in (
@@ -120,6 +121,7 @@ class App:
         self._engine = Engine(
             computer.answer,
             background=Turns(lambda: config.users.refresh and computer.refresh(), lambda: self.live.live_index.upkeep()),
+            flooded=lambda: self._refresher.changed > _MANY_TO_REFRESH,
             max_batch=config.engine.max_batch,
             on_death=self._not_serving,
         )
@@ -133,6 +135,7 @@ class App:
                 settings=config.index,
                 device=config.engine.device,
                 max_batch=config.engine.max_batch,
+                max_people=config.users.max_people_in_memory,
                 snapshots=config.data / TENANT / "index" if config.index.snapshots else None,
                 wake=self._engine.poke,
             )

@@ -18,7 +18,7 @@ from server.journal.items import ItemContent, RemoveItems, SetAvailability, Upse
 from server.journal.writer import JournalWriter
 from server.releases.release import Release
 from server.users.people import People
-from server.users.vectors import Refresher
+from server.users.refresher import Refresher
 
 T = TypeVar("T")
 _ROWS_AT_ONCE = 64  # through the item tower between two batches of queries

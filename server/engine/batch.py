@@ -15,7 +15,8 @@ from server.errors import DeadlineExceeded, FailedPrecondition, InvalidField
 from server.releases.release import Release
 from server.users.histories import History
 from server.users.people import People
-from server.users.vectors import Refresher, UserVector
+from server.users.refresher import Refresher
+from server.users.vectors import UserVector
 
 _REPLY_SECONDS = 0.002  # kept of a deadline for building and sending the reply
 _REFRESH_AT_ONCE = 4  # people refreshed between two looks at the queue: about a millisecond

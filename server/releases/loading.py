@@ -47,6 +47,7 @@ def load_views(
     settings: Index = Index(),  # noqa: B008  frozen
     device: str = "cpu",
     max_batch: int = 64,
+    max_people: int = 1_000_000,
     snapshots: Path | None = None,
     wake: Callable[[], None] = lambda: None,
 ) -> tuple[Catalogue, Release]:
@@ -59,7 +60,7 @@ def load_views(
     placement = Placement(
         items=sum(item.removed_at is None for item in items), ordinals=max((item.ordinal for item in items), default=-1) + 1
     )
-    user_vectors = UserVectors()
+    user_vectors = UserVectors(bundle.manifest.dim, max_people)
     live_index = LiveIndex(
         placement.slots,
         bundle.manifest.dim,

@@ -14,7 +14,7 @@ from server.users.admission import Erased
 from server.users.directory import Decision
 from server.users.people import People
 from server.users.profile import Profile
-from server.users.vectors import Refresher
+from server.users.refresher import Refresher
 
 
 class Linked(NamedTuple):

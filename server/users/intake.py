@@ -10,7 +10,7 @@ from server.journal.events import Event, Outcome, Person, RecordEvents, Status, 
 from server.journal.writer import JournalWriter
 from server.users.admission import Admission
 from server.users.people import People
-from server.users.vectors import Refresher
+from server.users.refresher import Refresher
 
 
 class EventIntake:

@@ -25,7 +25,7 @@ from server.users.admission import Admission
 from server.users.directory import Directory, Purpose
 from server.users.intake import EventIntake
 from server.users.people import People
-from server.users.vectors import Refresher
+from server.users.refresher import Refresher
 from tests.server.people_world import NobodyErased
 from tests.tiny import write_tiny_bundle
 
