@@ -63,7 +63,7 @@ def test_without_any_popularity_the_order_is_that_of_arrival_and_the_shares_are_
 def test_excluded_unavailable_and_removed_items_are_left_out_of_the_popular():
     catalogue = loaded(5, 4, 3, 2, 1)
     catalogue.set_available("i2", False)
-    catalogue.remove("i3")
+    catalogue.remove("i3", 9)
     assert catalogue.popular(5, ordinals(1, 1, 99))[0] == ["i4", "i5"]
     catalogue.set_available("i2", True)
     assert catalogue.popular(5, ordinals(1))[0] == ["i2", "i4", "i5"]

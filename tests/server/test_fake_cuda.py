@@ -34,8 +34,9 @@ def test_encoding_searching_and_scoring_keep_to_the_device(serve: Serve):
         ordinals=np.arange(1, 4, dtype=np.int32),
         types=np.zeros(3, dtype=np.int16),
         times_us=np.arange(3, dtype=np.int64) * 1_000_000,
-        positions=np.arange(3, dtype=np.int64),
-        version=3,
+        version=1,
+        counted=3,
+        generation=0,
     )
     with torch.no_grad(), fake_cuda():
         move(release, program)

@@ -8,7 +8,9 @@ import pytest
 from server.errors import StartupError
 from server.journal.database import JournalFile, open_journal
 from server.journal.events import USER, Event, Person, RecordEvents, Status, StoredEvent
+from server.journal.migrations import SCHEMA_VERSION, event_hash
 from server.journal.writer import JournalWriter, Transaction
+from tests.server.people_world import Everyone
 
 
 def event(event_id: str) -> Event:
@@ -19,8 +21,9 @@ def accept_all(new: Sequence[tuple[StoredEvent, Person]]) -> list[Status]:
     return [Status.ACCEPTED] * len(new)
 
 
-def stored(file: JournalFile) -> dict[str, int]:
-    return {row[0]: row[1] for row in file.connection.execute("SELECT event_id, position FROM events")}
+def stored(file: JournalFile) -> dict[bytes, int]:
+    """Positions by hash of event_id."""
+    return dict(file.connection.execute("SELECT event_hash, position FROM events"))
 
 
 def test_the_pragmas_are_what_durability_and_erasure_need(tmp_path: Path):
@@ -33,7 +36,7 @@ def test_the_pragmas_are_what_durability_and_erasure_need(tmp_path: Path):
     assert pragma("synchronous") == 2, "FULL: every commit is synced"
     assert pragma("secure_delete") == 1
     assert pragma("application_id") == 0x54574247
-    assert pragma("user_version") == 1
+    assert pragma("user_version") == SCHEMA_VERSION
     file.close()
 
 
@@ -45,7 +48,7 @@ def test_the_epoch_stays_and_the_head_grows_over_reopening(tmp_path: Path):
         writer.start()
         epochs.add(file.epoch)
         heads.append(file.head)
-        heads.append(writer.submit(RecordEvents([event(f"note-{number}")], 0, accept_all)).result(10)[0].position)
+        heads.append(writer.submit(RecordEvents([event(f"note-{number}")], 0, Everyone(), accept_all)).result(10)[0].position)
         writer.close()
         file.close()
     [epoch] = epochs
@@ -59,14 +62,14 @@ def test_the_epoch_stays_and_the_head_grows_over_reopening(tmp_path: Path):
 def test_a_transaction_that_was_cut_off_leaves_nothing_and_moves_no_head(tmp_path: Path):
     directory = tmp_path / "tenant"
     file = open_journal(directory)
-    RecordEvents([event("kept")], 0, accept_all).commit(Transaction(file.connection, 0))
+    RecordEvents([event("kept")], 0, Everyone(), accept_all).commit(Transaction(file))
     file.connection.execute("UPDATE meta SET value = 1 WHERE key = 'head'")
     file.connection.execute("BEGIN IMMEDIATE")
-    RecordEvents([event("lost")], 0, accept_all).commit(Transaction(file.connection, 1))
+    RecordEvents([event("lost")], 0, Everyone(), accept_all).commit(Transaction(file))
     file.connection.execute("UPDATE meta SET value = 2 WHERE key = 'head'")
     file.close()  # as a crash would: without COMMIT
     again = open_journal(directory)
-    assert (again.head, stored(again)) == (1, {"kept": 1})
+    assert (again.head, stored(again)) == (1, {event_hash(again.event_key, "kept"): 1})
     again.close()
 
 

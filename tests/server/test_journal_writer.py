@@ -13,6 +13,7 @@ from server.journal.database import JournalFile, open_journal
 from server.journal.events import USER, Event, Outcome, Person, RecordEvents, Status, StoredEvent
 from server.journal.migrations import event_hash
 from server.journal.writer import JournalWriter, Transaction
+from tests.server.people_world import Everyone
 
 PATIENCE_S = 10.0
 
@@ -71,16 +72,6 @@ class Failing(Note):
 
 def event(event_id: str, *, person: str = "p", item: str = "i", occurred_us: int = 5) -> Event:
     return Event(event_id, Person(USER, person), item, "view", occurred_us)
-
-
-class Everyone:
-    """Lets every event in; the journal itself knows who is known."""
-
-    def find(self, person: Person) -> int | None:
-        return None
-
-    def refusal(self, event: Event, event_hash: bytes) -> Status | None:
-        return None
 
 
 def accept_all(new: Sequence[tuple[StoredEvent, Person]]) -> list[Status]:

@@ -11,6 +11,7 @@ from index.bundle import read_bundle
 from server.engine.engine import Engine
 from server.journal.events import USER, Event, Person
 from server.journal.items import ItemContent
+from server.users.people import HeldEvent
 from tests.server.test_rebuild import Parts
 from tests.tiny import write_tiny_bundle
 
@@ -59,8 +60,9 @@ def test_removed_items_that_histories_refer_to_keep_their_places(parts: Parts):
     parts.intake.record(events, 0).result(PATIENCE_S)
     parts.changes.remove(ids(100), far())
     assert free_slots(parts) == 95
-    later = [Event(f"f{n}", Person(USER, "p"), f"item-{150 + n}", "view", 100 + n) for n in range(10)]
-    parts.intake.record(later, 0).result(PATIENCE_S)  # ten events are kept
+    key = parts.people.directory.find(Person(USER, "p"))
+    assert key is not None
+    parts.people.forget([HeldEvent(key, 1 + n, f"item-{n}", "view") for n in range(5)])  # as retention does
     parts.engine.call(lambda: None).result(PATIENCE_S)
     assert free_slots(parts) == 100
 

@@ -14,7 +14,7 @@ from towerbridge import v1
 from index.bundle import Bundle
 from server.app import App
 from server.config import Config
-from tests.server.conftest import Clock, Serve, Served, offline_vector
+from tests.server.conftest import PRESUMED, Clock, Serve, Served, offline_vector
 
 STALE = [v1.DegradedReason.DEGRADED_REASON_STALE_VECTOR]
 EXPECTED_S = 5.0  # what the engine believes that an encode takes
@@ -62,6 +62,7 @@ def slow_server(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         data=tmp_path_factory.mktemp("stale"),
         listen={"port": 0, "drain_seconds": 1.0},
         users={"refresh": False},  # only answers encode
+        consent=PRESUMED,
     )
     app = App(config, clock_us=clock)
     app.start()
