@@ -50,11 +50,11 @@ class Sent:
 class Life:
     """One life of a journal, from opening to closing. `states` are digests of the rows after each commit, the first one now."""
 
-    def __init__(self, directory: Path, sent: Sent, random: Random, *, vfs: str | None = None) -> None:
+    def __init__(self, directory: Path, sent: Sent, random: Random) -> None:
         self.sent = sent
         self.kinds: Counter[str] = Counter()
         self._random = random
-        self._file = open_journal(directory, vfs=vfs)
+        self._file = open_journal(directory)
         self.event_key = self._file.event_key
         self._tombstones = open_tombstones(directory, sent.key_file)
         forget_erased(self._file, self._tombstones)

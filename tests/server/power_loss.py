@@ -18,6 +18,7 @@ from random import Random
 import apsw
 
 SECTOR = 512
+_REAL = "unix"
 
 
 @dataclass
@@ -54,14 +55,15 @@ class Disk:
     All calls come on the thread that uses the connection.
     """
 
-    def __init__(self, directory: Path, name: str = "power-loss") -> None:
+    def __init__(self, directory: Path, name: str = "power-loss", *, default: bool = False) -> None:
+        """default: every connection that names no VFS opens its files on this one, until `close`."""
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory.resolve()
         self.name = name
         self.watch: Callable[[str, str], None] = lambda operation, file: None
         self._live = {path.name: Inode(bytearray(path.read_bytes())) for path in _files(self.directory)}
         self._durable = dict(self._live)  # what the directory holds on disk, by name
-        self._vfs = _Vfs(self)
+        self._vfs = _Vfs(self, default)
 
     def close(self) -> None:
         self._vfs.unregister()
@@ -135,13 +137,13 @@ class Disk:
 
 
 class _Vfs(apsw.VFS):
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, default: bool) -> None:
         self._disk = disk
-        super().__init__(disk.name, "")
+        super().__init__(disk.name, _REAL, default)
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
         if name is None:  # a temporary file, which nothing needs after a power loss
-            return apsw.VFSFile("", None, flags)
+            return apsw.VFSFile(_REAL, None, flags)
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
         file = _File(self._disk, path, name, flags)
         self._disk.opened(path)
@@ -159,7 +161,7 @@ class _File(apsw.VFSFile):
         self._name_to_sync = bool(flags[0] & apsw.SQLITE_OPEN_CREATE and flags[0] & logs)
         self._disk = disk
         self._path = path
-        super().__init__("", name, flags)
+        super().__init__(_REAL, name, flags)
 
     def xWrite(self, data: bytes, offset: int) -> None:
         self._disk.write(self._path, offset, bytes(data))

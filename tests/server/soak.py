@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from bench.hardware import hardware
-from server.journal.tombstones import FILE_NAME as TOMBSTONES
 from tests.server.mixed_writes import Life, Sent, problems
 from tests.server.power_loss import Disk
 
@@ -66,8 +65,6 @@ class Lightning:
             shutil.rmtree(self.losses.pop(self._random.randrange(LOSSES_A_LIFE)).image)
         image = self._images / str(self._random.getrandbits(64))
         self._disk.image(image, self._random)
-        if (self._disk.directory / TOMBSTONES).exists():  # it is synced by its own connection before the journal goes on
-            shutil.copy(self._disk.directory / TOMBSTONES, image / TOMBSTONES)
         states = len(self.life.states) if self.life is not None else 0
         self.losses.append(Loss(image, self._sent.snapshot(), states, f"{operation} {file}"))
 
@@ -136,11 +133,11 @@ def _journal(root: Path, random: Random, tally: Tally, pragma: str) -> Any:
 def _live(
     directory: Path, images: Path, sent: Sent, random: Random, tally: Tally, pragma: str
 ) -> tuple[list[Loss], list[bytes]]:
-    disk = Disk(directory)
+    disk = Disk(directory, default=True)  # the tombstones lie on it too
     try:
         with disk.seeing_directory_syncs():
             lightning = Lightning(disk, sent, images, random)
-            life = Life(directory, sent, random, vfs=disk.name)
+            life = Life(directory, sent, random)
             lightning.life = life
             if pragma:
                 life.connection.execute(f"PRAGMA {pragma}").fetchall()

@@ -9,11 +9,15 @@ from pathlib import Path
 from random import Random
 
 import apsw
+import grpc
 import pytest
+import towerbridge
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.errors import Unavailable
 from server.journal.database import open_journal
 from server.journal.writer import JournalWriter
+from tests.server.conftest import Serve, Served
 from tests.server.power_loss import Disk
 from tests.server.producer import PATIENCE_S, Everyone, Producer, journal, problems
 
@@ -152,3 +156,50 @@ def test_a_clock_that_jumps_by_days_neither_loses_nor_doubles_nor_reorders(tmp_p
     assert received != sorted(received)
     assert sorted(producer.acknowledged.values()) == list(range(1, len(producer.sent) + 1))
     assert not problems(tmp_path, producer.sent, producer.acknowledged)
+
+
+@pytest.fixture
+def served_on_a_disk(serve: Serve, tmp_path: Path) -> Iterator[tuple[Served, Disk]]:
+    """A server all of whose files lie on a disk that can fail."""
+    disk = Disk(tmp_path / "data" / "default", default=True)
+    served = serve()
+    yield served, disk
+    disk.watch = lambda operation, file: None
+    serve.stop(served)  # type: ignore[attr-defined]
+    disk.close()
+
+
+def test_a_server_with_a_full_disk_refuses_events_and_answers_and_takes_them_when_there_is_space(
+    served_on_a_disk: tuple[Served, Disk],
+):
+    served, disk = served_on_a_disk
+    events = [towerbridge.event("view", f"item-{number}", user_id="u", event_id=f"e{number}") for number in range(3)]
+    served.client.record_events(events[:1])
+    disk_fails = Failing(disk, "write", FULL)
+    with pytest.raises(towerbridge.Unavailable, match="the disk is full: nothing was written"):
+        served.client.record_events(events[1:2])
+    assert served.client.recommend(user_id="u", limit=1).item_ids
+    assert health(served) == health_pb2.HealthCheckResponse.SERVING
+    disk_fails.failing = False
+    served.client.record_events(events)
+    assert list(served.client.get_user(user_id="u").item_ids) == ["item-2", "item-1", "item-0"]
+
+
+def test_a_server_whose_disk_failed_at_a_sync_is_not_serving_and_takes_no_more_events(served_on_a_disk: tuple[Served, Disk]):
+    served, disk = served_on_a_disk
+    served.client.record_events([towerbridge.event("view", "item-1", user_id="u", event_id="kept")])
+    Failing(disk, "sync", io_error(apsw.SQLITE_IOERR_FSYNC))
+    with pytest.raises(towerbridge.Unavailable):
+        served.client.record_events([towerbridge.event("view", "item-2", user_id="u", event_id="unsure")])
+    assert health(served) == health_pb2.HealthCheckResponse.NOT_SERVING
+    disk.watch = lambda operation, file: None
+    with pytest.raises(towerbridge.Unavailable):
+        served.client.record_events([towerbridge.event("view", "item-3", user_id="u", event_id="late")])
+
+
+def health(served: Served) -> int:
+    with grpc.insecure_channel(f"127.0.0.1:{served.app.port}") as channel:
+        response: health_pb2.HealthCheckResponse = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(), timeout=PATIENCE_S
+        )
+    return response.status
