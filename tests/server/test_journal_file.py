@@ -64,6 +64,7 @@ def test_a_transaction_that_was_cut_off_leaves_nothing_and_moves_no_head(tmp_pat
     file = open_journal(directory)
     RecordEvents([event("kept")], 0, Everyone(), accept_all).commit(Transaction(file))
     file.connection.execute("UPDATE meta SET value = 1 WHERE key = 'head'")
+    file.head = 1
     file.connection.execute("BEGIN IMMEDIATE")
     RecordEvents([event("lost")], 0, Everyone(), accept_all).commit(Transaction(file))
     file.connection.execute("UPDATE meta SET value = 2 WHERE key = 'head'")
