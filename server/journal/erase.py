@@ -102,9 +102,9 @@ class ErasePeople(Generic[T]):
 class FreeSpace:
     """Makes the bytes of deleted rows go from the journal's files, in steps that other writers hardly notice.
 
-    After `ErasePeople` SQLite does not empty its log into the file until `settle` or `give_up`, so that pages which `find`
-    names stay as they are, and the log names those that change meanwhile. `clear`, `settle` and `give_up` are writes; each
-    gives whether it could be done.
+    After `ErasePeople` SQLite does not empty its log into the file by itself until `settle` or `give_up`, so that `find` sees a
+    file that stays as it is. `clear`, `settle` and `give_up` are writes; each gives whether it could be done. The first two
+    cannot while somebody reads in one long transaction; repeat them.
     """
 
     def __init__(self, file: JournalFile) -> None:
@@ -115,12 +115,17 @@ class FreeSpace:
         return self._file.pages.with_slack()
 
     def clear(self, pages: Sequence[int]) -> "OnWriter":
-        """Clears pages."""
-        return OnWriter(lambda: self._file.pages.clear(pages) >= 0)
+        """Empties the log, and clears these pages and those that were in it."""
+        return OnWriter(lambda: empty_log(self._file, pages))
 
-    def settle(self) -> "OnWriter":
-        """Empties the log and clears the pages that were in it. It cannot while somebody reads in one long transaction."""
-        return OnWriter(lambda: empty_log(self._file))
+    def settle(self, pages: Sequence[int]) -> "OnWriter":
+        """The last `clear`."""
+        return OnWriter(lambda: empty_log(self._file, pages) and self._settled())
+
+    def _settled(self) -> bool:
+        # Pages in memory still have what was cleared, and would be written with it again.
+        self._file.connection.release_memory()
+        return self._give_up()
 
     def give_up(self) -> "OnWriter":
         """Lets SQLite empty its log again."""
@@ -152,8 +157,8 @@ class OnWriter:
             return False
 
 
-def empty_log(file: JournalFile, *, busy_ms: int = _PATIENCE_MS) -> bool:
-    """Empties the write-ahead log and clears the free space of the pages that were in it; whether that was possible."""
+def empty_log(file: JournalFile, pages: Iterable[int] = (), *, busy_ms: int = _PATIENCE_MS) -> bool:
+    """Empties the write-ahead log and clears the free space of pages, those that were in it included; whether it could."""
     connection = file.connection
     logged = file.pages.logged_pages()
     connection.set_busy_timeout(busy_ms)
@@ -163,11 +168,14 @@ def empty_log(file: JournalFile, *, busy_ms: int = _PATIENCE_MS) -> bool:
         return False
     finally:
         connection.set_busy_timeout(_BUSY_MS)
-    file.pages.clear(logged)
+    # Who reads while the log is empty keeps everybody from emptying it into the file: https://www.sqlite.org/walformat.html
+    connection.execute("BEGIN")
+    try:
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        file.pages.clear(logged.union(pages))
+    finally:
+        connection.execute("COMMIT")
     file.pages.sync()
-    # Pages in memory still have what was cleared, and would be written with it again.
-    connection.release_memory()
-    connection.wal_autocheckpoint(_AUTOMATIC_PAGES)
     return True
 
 
@@ -179,11 +187,11 @@ def forget_erased(file: JournalFile, tombstones: Tombstones) -> int:
     found = apply_tombstones(file.connection, tombstones)
     if found:
         file.connection.wal_autocheckpoint(0)
-        for pages in file.pages.with_slack():
-            file.pages.clear(pages)
-        if not empty_log(file, busy_ms=_BUSY_MS):
+        pages = [number for some in file.pages.with_slack() for number in some]
+        if not empty_log(file, pages, busy_ms=_BUSY_MS):
             _log.warning("somebody reads the journal: what was removed is still in its log, until the next start or erasure")
-            file.connection.wal_autocheckpoint(_AUTOMATIC_PAGES)
+        file.connection.release_memory()
+        file.connection.wal_autocheckpoint(_AUTOMATIC_PAGES)
     return found
 
 

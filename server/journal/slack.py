@@ -27,9 +27,9 @@ _WAL_HEADER_BYTES = 32
 class Pages:
     """A journal's file, read and cleared page by page.
 
-    Clear only while nothing writes to the file itself: on the thread of the one writer, while no checkpoint runs. What is still
-    in the write-ahead log comes later, with its own free space: see `logged_pages`. Close it after the last use only: closing
-    gives up SQLite's own locks on the file, a rule of POSIX.
+    Clear only while nothing writes to the file itself, that is, while no log can be emptied into it. What is still in the
+    write-ahead log comes later, with its own free space: see `logged_pages`. Close it after the last use only: closing gives up
+    SQLite's own locks on the file, a rule of POSIX.
     """
 
     def __init__(self, path: Path) -> None:

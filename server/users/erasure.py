@@ -9,7 +9,7 @@ from server.config import Config
 from server.engine.engine import Engine
 from server.errors import Unavailable
 from server.journal.database import JournalFile
-from server.journal.erase import Erased, ErasePeople, FreeSpace
+from server.journal.erase import Erased, ErasePeople, FreeSpace, OnWriter
 from server.journal.events import Person
 from server.journal.removal import STORES
 from server.journal.scrub import Scrubbed, list_backups, scrub_backups
@@ -20,7 +20,7 @@ from server.users.changes import PeopleChanges
 from server.users.people import HeldEvent, People
 
 _DAY_US = 86_400_000_000
-_AT_ONCE = 2_000  # pages cleared by one write, some 10 ms
+_AT_ONCE = 2_000  # pages cleared by one write, some 30 ms
 _READERS_SECONDS = 30.0  # how long to wait for whoever reads the journal in one long transaction
 _PAUSE_SECONDS = 0.1
 
@@ -128,18 +128,18 @@ class Erasure:
             for some in self._free_space.find():
                 found += some
                 if len(found) >= _AT_ONCE:
-                    self._journal.submit(self._free_space.clear(found)).result()
+                    if not self._until_done(self._free_space.clear, found):
+                        return None
                     cleared, found = cleared + len(found), []
-            is_clear = self._journal.submit(self._free_space.clear(found)).result()
-            settled = is_clear and self._settle()
+            settled = self._until_done(self._free_space.settle, found)
         finally:
             if not settled:
                 self._journal.submit(self._free_space.give_up()).result()
         return cleared + len(found) if settled else None
 
-    def _settle(self) -> bool:
+    def _until_done(self, step: Callable[[Sequence[int]], OnWriter], pages: Sequence[int]) -> bool:
         until = time.monotonic() + _READERS_SECONDS
-        while not self._journal.submit(self._free_space.settle()).result():
+        while not self._journal.submit(step(pages)).result():
             if time.monotonic() > until:
                 return False
             time.sleep(_PAUSE_SECONDS)

@@ -385,3 +385,36 @@ def test_a_long_history_is_exported_whole_in_parts(serve: Serve):
     assert len({str(line["event_id_hash"]) for line in events}) == len(events) == 2500
     times = [str(line["occurred_at"]) for line in events]
     assert times == sorted(times)
+
+
+def test_an_erasure_that_was_cut_short_is_ended_by_the_next_start(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    served = serve()
+    somebody, another = Somebody(served).live(), Somebody(served).live()
+    everything = [*somebody.words, *somebody.hashes]
+
+    def full(*_: object) -> None:
+        raise apsw.FullError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("server.journal.erase.remove_people", full)  # after the tombstones, before anything is removed
+        with refused(grpc.StatusCode.UNAVAILABLE, "the disk is full"):
+            erase(served, somebody.user)
+    assert About(served).get(somebody.user).item_ids
+    erase(served, another.user)  # must not hide that the other one is not done
+    path = directory(served)
+    serve.stop(served)  # type: ignore[attr-defined]
+    served = serve()
+    with refused(NOT_FOUND, "nothing"):
+        About(served).get(somebody.user)
+    assert found(path, everything) == ""
+
+
+def test_what_a_killed_backup_or_scrub_left_is_removed(serve: Serve):
+    served = serve()
+    somebody = Somebody(served).live()
+    backup = back_up(directory(served)).path
+    for name in ("journal-1.sqlite.partial", f"{backup.name}.partial"):
+        shutil.copy(backup, backup.with_name(name))
+    erase(served, somebody.user)
+    assert found(served.app._config.data, somebody.words) == ""
+    assert sorted(path.name for path in backup.parent.iterdir()) == [backup.name, "lock"]
