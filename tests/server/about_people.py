@@ -3,16 +3,22 @@
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
+from typing import Any
 
 import grpc
 import pytest
+import towerbridge
 from google.protobuf.timestamp_pb2 import Timestamp
-from towerbridge.v1 import common_pb2, user_pb2, user_pb2_grpc
+from towerbridge import v1
+from towerbridge.v1 import common_pb2, filter_pb2, user_pb2, user_pb2_grpc
 
 from tests.server.conftest import Served
 
 PERSONALISATION = user_pb2.PURPOSE_PERSONALISATION
 TRAINING = user_pb2.PURPOSE_TRAINING
+
+_numbers = count()
 
 
 def user(user_id: str) -> common_pb2.Person:
@@ -32,6 +38,32 @@ def decision(
 ) -> user_pb2.Consent:
     given_at = None if given_us is None else timestamp(given_us)
     return user_pb2.Consent(purpose=purpose, granted=granted, source=source, given_at=given_at)  # type: ignore[arg-type]
+
+
+def somebody(shared: Served, *, events: bool = True) -> common_pb2.Person:
+    """A new user, with a history of two reds."""
+    person = user(f"somebody-{next(_numbers)}")
+    if events:
+        shared.client.record_events([towerbridge.event("view", item, user_id=person.user_id) for item in ("item-5", "item-10")])
+    return person
+
+
+def value(plain: Any) -> common_pb2.AttributeValue:
+    if isinstance(plain, bool):
+        return common_pb2.AttributeValue(bool_value=plain)
+    if isinstance(plain, str):
+        return common_pb2.AttributeValue(string_value=plain)
+    if isinstance(plain, list):
+        return common_pb2.AttributeValue(string_list_value=common_pb2.StringList(values=plain))
+    if isinstance(plain, Timestamp):
+        return common_pb2.AttributeValue(timestamp_value=plain)
+    return common_pb2.AttributeValue(number_value=plain)
+
+
+def matching(attribute: str, of_profile: str = "") -> v1.Filter:
+    """A filter with one condition on the profile."""
+    wanted = filter_pb2.MatchProfile(attribute=attribute, profile_attribute=of_profile)
+    return v1.Filter(must=[v1.Condition(match_profile=wanted)])
 
 
 class About:
