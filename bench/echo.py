@@ -1,4 +1,7 @@
-"""A bare gRPC echo: what a call of the same size costs when nothing is done in it. asyncio and uvloop, as the server is."""
+"""A bare gRPC echo: what a call, or a message of a stream, of the same size costs when nothing is done with it.
+
+asyncio and uvloop, as the server is.
+"""
 
 import asyncio
 import sys
@@ -9,6 +12,7 @@ import grpc
 import uvloop
 
 METHOD = "/towerbridge.bench.Echo/Call"
+STREAM = "/towerbridge.bench.Echo/Stream"
 
 
 def echo_stub(channel: grpc.Channel) -> Callable[..., bytes]:
@@ -17,14 +21,23 @@ def echo_stub(channel: grpc.Channel) -> Callable[..., bytes]:
 
 
 async def serve(reply_bytes: int) -> None:
-    """Answers any bytes with `reply_bytes` bytes on a free loopback port, which it prints, until standard input closes."""
+    """Answers any bytes, and every message of a stream, with `reply_bytes` bytes, until standard input closes.
+
+    It listens on a free loopback port, which it prints.
+    """
     reply = bytes(reply_bytes)
 
     async def answer(request: bytes, context: Any) -> bytes:
         return reply
 
+    async def answer_each(requests: Any, context: Any) -> None:
+        while await context.read() is not grpc.aio.EOF:
+            await context.write(reply)
+
     class Handler(grpc.GenericRpcHandler):
         def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+            if handler_call_details.method == STREAM:
+                return grpc.stream_stream_rpc_method_handler(answer_each)
             return grpc.unary_unary_rpc_method_handler(answer)
 
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])

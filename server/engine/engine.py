@@ -16,6 +16,7 @@ from server.errors import DeadlineExceeded, Unavailable
 
 _log = logging.getLogger(__name__)
 _SHARE = 0.1  # of the thread's time, for background work while others wait
+_LULL_SECONDS = 0.2  # without a poke for so long, what is flooded is so no more
 _STARVED_SECONDS = 0.05  # the longest that background work waits for others, whatever its share
 T = TypeVar("T")
 Steps = Generator[None, None, T]
@@ -61,7 +62,9 @@ class Engine:
     crowd of them holds up others by one at a time and no batch waits for one that came with it.
 
     Background work runs when nothing else waits. While something always waits it has a tenth of the thread, a turn at a time:
-    a rebuild has to end under load too. If the thread dies every waiter fails and `on_death` is told.
+    a rebuild has to end under load too. It has no more than that either while it is flooded, since it would take the
+    interpreter's lock from those who bring the work: events came in at a quarter of the rate. If the thread dies every waiter
+    fails and `on_death` is told.
     """
 
     def __init__(
@@ -69,12 +72,17 @@ class Engine:
         answer: Callable[[list[Query]], None],
         *,
         background: Callable[[], bool] = lambda: False,
+        flooded: Callable[[], bool] = lambda: False,
         max_batch: int = 64,
         on_death: Callable[[], None] = lambda: None,
     ) -> None:
-        """answer: completes the futures of a batch. background: does a millisecond of work; False if nothing is left."""
+        """answer: completes the futures of a batch. background: does a millisecond of work; False if nothing is left.
+
+        flooded: whether there is more background work than can be done soon.
+        """
         self._answer = answer
         self._background = background
+        self._flooded = flooded
         self._max_batch = max_batch
         self._on_death = on_death
         self._queries: deque[Query] = deque()
@@ -82,9 +90,11 @@ class Engine:
         self._calls: deque[_Call] = deque()
         self._stepped: deque[_Stepped] = deque()
         self._poked = False
+        self._poked_at = 0.0  # time.monotonic seconds
         self._pokes = 0
         self._asked_since = 0  # pokes before the round of background work that is under way
         self._background_due = 0.0  # time.monotonic seconds: when it runs although others wait
+        self._flood_due = 0.0  # the same, while it is flooded
         self._stopping = False
         self._dead = False
         self._memory = Exhaustion()
@@ -125,8 +135,10 @@ class Engine:
         """There is background work."""
         with self._wake:
             self._pokes += 1
-            self._poked = True
-            self._wake.notify()
+            self._poked_at = time.monotonic()
+            if not self._poked:  # else the thread knows, and sleeps only if it is flooded
+                self._poked = True
+                self._wake.notify()
 
     def close(self) -> None:
         """Finishes what is queued and stops."""
@@ -163,8 +175,10 @@ class Engine:
     def _next(self) -> _Turn:
         """What is to be done next; nothing at all means stop."""
         with self._wake:
-            while not (self._calls or self._queries or self._exact or self._stepped or self._poked or self._stopping):
-                self._wake.wait()
+            while not (self._calls or self._queries or self._exact or self._stepped or self._stopping):
+                if self._poked and (pause := self._pause_seconds()) <= 0.0:
+                    break
+                self._wake.wait(pause if self._poked else None)
             calls = list(self._calls)
             self._calls.clear()
             queries = [self._queries.popleft() for _ in range(min(len(self._queries), self._max_batch))]
@@ -173,6 +187,13 @@ class Engine:
                 others = turn.waited or self._stepped
                 turn.background = not others or time.monotonic() >= self._background_due
             return turn
+
+    def _pause_seconds(self) -> float:
+        """How long background work must wait although nothing else does."""
+        now = time.monotonic()
+        if now - self._poked_at > _LULL_SECONDS or not self._flooded():
+            return 0.0
+        return self._flood_due - now
 
     def _run_queries(self, queries: list[Query]) -> None:
         now = time.monotonic()
@@ -208,7 +229,9 @@ class Engine:
             self._memory.refusal(error)
             more = False
         ended = time.monotonic()
-        self._background_due = ended + min((ended - started) * (1 / _SHARE - 1), _STARVED_SECONDS)
+        pause = (ended - started) * (1 / _SHARE - 1)
+        self._background_due = ended + min(pause, _STARVED_SECONDS)
+        self._flood_due = ended + pause
         # Jobs that take turns find out one by one that they have nothing to do: some may have said so before the last poke.
         if not more and pokes > self._asked_since:
             self._asked_since, more = pokes, True
