@@ -9,10 +9,13 @@ from typing import NamedTuple
 
 import pytest
 
+from server.journal.database import open_journal
 from server.journal.events import Event
+from server.journal.verify import verify
 from tests.server.power_loss import SECTOR, Disk
 from tests.server.producer import PATIENCE_S, Producer, journal, problems
 
+GOLDEN = Path(__file__).parent / "golden_journal_v1" / "journal.sqlite"
 SMALL_LOG_PAGES = 25  # a checkpoint every few commits, so that the power fails in checkpoints too
 
 
@@ -111,6 +114,23 @@ def test_a_power_loss_during_the_recovery_from_a_power_loss_loses_nothing(tmp_pa
         producer.acknowledged = dict(struck.acknowledged)
         directory = struck.image
     assert not problems(directory, producer.sent, producer.acknowledged)
+
+
+def test_a_power_loss_while_an_older_journal_is_brought_up_to_date_loses_nothing(tmp_path: Path):
+    directory = tmp_path / "tenant"
+    directory.mkdir()
+    shutil.copy(GOLDEN, directory)
+    disk = Disk(directory)
+    with disk.seeing_directory_syncs():
+        lightning = Lightning(disk, Producer(Random(0)), tmp_path / "images", seed=0, writes=1.0)
+        open_journal(directory, vfs=disk.name).close()
+    disk.close()
+    expected = verify(directory / "journal.sqlite")
+    assert expected.counts["events"] and not expected.problems
+    assert len(lightning.losses) > 10
+    for loss in lightning.losses:
+        open_journal(loss.image).close()
+        assert verify(loss.image / "journal.sqlite") == expected, loss.when
 
 
 def test_frames_of_the_log_that_were_torn_are_dropped_and_earlier_commits_are_kept(disk: Disk, tmp_path: Path):
