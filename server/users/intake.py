@@ -37,10 +37,11 @@ class EventIntake:
         return self._journal.submit(RecordEvents(events, received_us, self._admission, self._publish))
 
     def _publish(self, events: Sequence[tuple[StoredEvent, Person]]) -> list[Status]:
+        committed = time.monotonic()
         statuses = self._people.add(events, self._ordinal)
         for (event, _), status in zip(events, statuses, strict=True):
             if status is Status.ACCEPTED:
-                self._refresher.mark(self._people.directory.root(event.person_key))
+                self._refresher.mark(self._people.directory.root(event.person_key), committed)
         if Status.ACCEPTED in statuses:
             self._engine.poke()
         return statuses

@@ -3,11 +3,22 @@
 import threading
 import time
 from bisect import bisect_left
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 LAG_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Seconds: upper bounds of the histogram's buckets; one more takes what is above."""
+
+
+@dataclass(slots=True)
+class Mark:
+    """A person whose vector is behind."""
+
+    key: int
+    # When the first change that the vector does not have was committed, in time.monotonic seconds; None: not to be measured.
+    committed: float | None
 
 
 class Refresher:
@@ -20,10 +31,9 @@ class Refresher:
     def __init__(self, capacity: int = 100_000, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._capacity = capacity
         self._clock = clock
-        # When the first change was committed that the vector does not have, in seconds of the clock; None: not to be measured.
-        self._waiting: OrderedDict[int, float | None] = OrderedDict()
-        self._taken: dict[int, float | None] = {}  # by key: being computed
+        self._waiting: OrderedDict[int, Mark] = OrderedDict()
         self._idle: list[int] = []  # without any vector since the start; the last is the next
+        self._under_way: deque[list[Mark]] = deque(maxlen=2)  # taken: histories are read one turn before they are encoded
         self._outdated: set[int] = set()  # forgotten: their vectors, if there are any, are behind
         self._lock = threading.Lock()
         self.forgotten = 0
@@ -41,11 +51,11 @@ class Refresher:
         return len(self._waiting)
 
     def mark(self, key: int, committed: float | None = None) -> None:
-        """The person's history changed. committed: when, in seconds of `time.monotonic`; None: not to be measured."""
+        """The person's history changed. committed: when, in time.monotonic seconds; None: not to be measured."""
         with self._lock:
             if key in self._waiting:
                 return
-            self._waiting[key] = committed
+            self._waiting[key] = Mark(key, committed)
             if len(self._waiting) > self._capacity:
                 oldest, _ = self._waiting.popitem(last=False)
                 self._outdated.add(oldest)
@@ -61,18 +71,17 @@ class Refresher:
         with self._lock:
             for key in keys:
                 self._waiting.pop(key, None)
-                self._taken.pop(key, None)
+                self._ignore(key)
 
-    def take(self, count: int) -> list[int]:
+    def take(self, count: int) -> list[Mark]:
         """Up to `count` people, who are no longer waiting then."""
         with self._lock:
-            taken: list[int] = []
+            taken: list[Mark] = []
             while len(taken) < count and self._waiting:
-                key, committed = self._waiting.popitem(last=False)
-                self._taken[key] = committed
-                taken.append(key)
+                taken.append(self._waiting.popitem(last=False)[1])
             while len(taken) < count and self._idle:
-                taken.append(self._idle.pop())
+                taken.append(Mark(self._idle.pop(), None))
+            self._under_way.append(taken)
             return taken
 
     def take_outdated(self) -> list[int]:
@@ -80,24 +89,28 @@ class Refresher:
         if not self._outdated:
             return []
         with self._lock:
-            outdated, self._outdated = [key for key in self._outdated if key not in self._waiting], set()
-            return outdated
+            outdated, self._outdated = self._outdated, set()
+            return [key for key in outdated if key not in self._waiting]
 
-    def stored(self, key: int) -> None:
-        """A vector was stored that nobody had asked for, of the history as it was after `take`."""
+    def stored(self, mark: Mark) -> None:
+        """The vector of a person who was taken has been stored, of the history as it was after `take`."""
         with self._lock:
-            committed = self._taken.pop(key, None)
-            if committed is not None:
-                lag = self._clock() - committed
+            if mark.committed is not None:
+                lag = self._clock() - mark.committed
                 self.lag_counts[bisect_left(LAG_BOUNDS, lag)] += 1
                 self.lag_seconds += lag
 
     def asked(self, key: int) -> None:
-        """A request had the person's vector computed: what is in it by now says nothing about the refresher.
+        """A request had the person's vector computed: how long it took says nothing about those nobody asks about.
 
-        The person goes on waiting: there may be events that the request did not know of.
+        A person who waits goes on waiting: there may be events that the request did not know of.
         """
         with self._lock:
             if key in self._waiting:
-                self._waiting[key] = None
-            self._taken.pop(key, None)
+                self._waiting[key].committed = None
+            self._ignore(key)
+
+    def _ignore(self, key: int) -> None:
+        for mark in chain.from_iterable(self._under_way):
+            if mark.key == key:
+                mark.committed = None
