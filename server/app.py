@@ -3,6 +3,7 @@
 import gc
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -42,6 +43,7 @@ from server.errors import ServiceError, StartupError
 from server.journal.bundles import note_bundle
 from server.journal.database import open_journal, open_reader
 from server.journal.erase import forget_erased
+from server.journal.events import Status
 from server.journal.retention import Retention, rules_of
 from server.journal.tombstones import open_tombstones
 from server.journal.writer import JournalWriter
@@ -50,6 +52,7 @@ from server.releases.loading import load_views, seed_catalogue
 from server.releases.release import Release
 from server.telemetry.endpoint import Metrics
 from server.telemetry.index import IndexFigures
+from server.telemetry.people import PeopleFigures
 from server.users.admission import Admission
 from server.users.changes import PeopleChanges
 from server.users.directory import Directory, Purpose
@@ -109,6 +112,7 @@ class App:
         if self._texts is not None:
             opened.callback(self._texts.close)
         self._refresher = Refresher()
+        self._event_counts: Counter[Status] = Counter()
         self.people = People(
             bundle.manifest.event_types,
             Directory({Purpose[name.upper()]: value == "opt_out" for name, value in config.consent.model_dump().items()}),
@@ -117,7 +121,7 @@ class App:
             unreferenced=self._unreferenced,
         )
         opened.callback(self.people.close)
-        computer = BatchComputer(self._release, self.people, self._refresher, clock_us=self._clock_us)
+        computer = self._computer = BatchComputer(self._release, self.people, self._refresher, clock_us=self._clock_us)
         self._engine = Engine(
             computer.answer,
             background=Turns(lambda: config.users.refresh and computer.refresh(), lambda: self.live.live_index.upkeep()),
@@ -175,7 +179,10 @@ class App:
     def _serve_metrics(self, config: Config, opened: ExitStack) -> int | None:
         if config.metrics.port is None:
             return None
-        metrics = Metrics(IndexFigures(lambda: self.live.index, lambda: self.live.live_index.recall))
+        metrics = Metrics(
+            IndexFigures(lambda: self.live.index, lambda: self.live.live_index.recall),
+            PeopleFigures(self._refresher, lambda: self.live.user_vectors, lambda: self._event_counts),
+        )
         port = metrics.start(config.metrics.port, host=config.metrics.host)
         opened.callback(metrics.stop)
         return port
@@ -188,7 +195,9 @@ class App:
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
             RecommendationServicer(recommender, people, self.catalogue, journal, release, config), server
         )
-        event_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(intake, journal, config, self._clock_us), server)
+        event_pb2_grpc.add_EventServiceServicer_to_server(
+            EventServicer(intake, journal, config, self._clock_us, self._event_counts), server
+        )
         item_pb2_grpc.add_ItemServiceServicer_to_server(
             ItemServicer(self._changes, self.catalogue, journal, release, config), server
         )

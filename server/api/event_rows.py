@@ -27,12 +27,12 @@ Result = event_pb2.EventResult
 
 
 class EventRows:
-    """Decodes events and encodes their results. `dropped` counts events that were not kept, by reason."""
+    """Decodes events and encodes their results; counts events by what became of them, CLASH for all that were rejected."""
 
-    def __init__(self, epoch: str, max_age_days: int) -> None:
+    def __init__(self, epoch: str, max_age_days: int, counts: Counter[Status] | None = None) -> None:
         self._epoch = epoch
         self._max_age_days = max_age_days
-        self.dropped = Counter(dict.fromkeys(_DROPPED, 0))
+        self._counts: Counter[Status] = counts if counts is not None else Counter()
 
     def decode(
         self, messages: Sequence[event_pb2.Event], now_us: int, first: int = 0
@@ -48,6 +48,7 @@ class EventRows:
                 events.append(self._event(message, now_us))
                 results.append(None)
             except InvalidField as error:
+                self._counts[Status.CLASH] += 1
                 results.append(_refused(event_pb2.EVENT_STATUS_REJECTED, error.under(f"events[{place}]")))
         return events, results
 
@@ -73,13 +74,13 @@ class EventRows:
 
     def _result(self, event: Event, outcome: Outcome, place: int) -> Result:
         status, position = outcome
+        self._counts[status] += 1
         written = _WRITTEN.get(status)
         if written is not None:
             return Result(status=written, revision=to_token(self._epoch, position))
         if status is Status.CLASH:
             problem = f"{event.event_id!r} is taken by an event with other content; give each event an id of its own"
             return _refused(event_pb2.EVENT_STATUS_REJECTED, AlreadyExists(problem), f"events[{place}].event_id")
-        self.dropped[status] += 1
         actor = "user_id" if event.person.kind == USER else "visitor_id"
         return _refused(_DROPPED[status], FailedPrecondition(_why(status, actor)), f"events[{place}].{actor}")
 

@@ -1,5 +1,6 @@
 """EventService."""
 
+from collections import Counter
 from collections.abc import Callable
 
 from towerbridge.v1 import event_pb2, event_pb2_grpc
@@ -10,7 +11,7 @@ from server.api.requests import Requests
 from server.api.wire import Context, deadline_of
 from server.config import Config
 from server.fields import ROWS_MAX, check_count
-from server.journal.events import Event, Outcome
+from server.journal.events import Event, Outcome, Status
 from server.journal.revision import to_token
 from server.journal.writer import JournalWriter
 from server.users.intake import EventIntake
@@ -18,12 +19,20 @@ from server.waiting import result_of
 
 
 class EventServicer(event_pb2_grpc.EventServiceServicer):
-    def __init__(self, intake: EventIntake, journal: JournalWriter, config: Config, clock_us: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        intake: EventIntake,
+        journal: JournalWriter,
+        config: Config,
+        clock_us: Callable[[], int],
+        counts: Counter[Status] | None = None,
+    ) -> None:
+        """counts: of events by what became of them."""
         self._intake = intake
         self._journal = journal
         self._default_deadline_ms = config.listen.default_deadline_ms
         self._clock_us = clock_us
-        self._rows = EventRows(journal.epoch, config.journal.max_event_age_days)
+        self._rows = EventRows(journal.epoch, config.journal.max_event_age_days, counts)
         self._collector = EventCollector(intake.record, clock_us)
 
     async def RecordEvents(self, request: event_pb2.RecordEventsRequest, context: Context) -> event_pb2.RecordEventsResponse:
