@@ -65,26 +65,38 @@ class HistoryCache:
 
     def __init__(self, capacity: int) -> None:
         """capacity: people, at least 1."""
-        self._capacity = max(1, capacity // _SHARDS)
+        self._capacity = capacity
         self._shards: list[dict[int, bytes]] = [{} for _ in range(_SHARDS)]
+        self._count = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._shards))
+        return self._count
 
     def get(self, key: int) -> bytes | None:
         return self._shards[key % _SHARDS].get(key)
 
     def put(self, key: int, packed: bytes) -> None:
         """Keeps a history, as the one written last once there are nearly as many people as there is room for."""
+        if 2 * self._count >= self._capacity:
+            self.drop(key)
         shard = self._shards[key % _SHARDS]
-        if 2 * len(shard) >= self._capacity:
-            shard.pop(key, None)
+        before = len(shard)
         shard[key] = packed
-        if len(shard) > self._capacity:
-            del shard[next(iter(shard))]
+        self._count += len(shard) - before
+        if self._count > self._capacity:
+            self._make_room(key)
 
     def drop(self, key: int) -> None:
-        self._shards[key % _SHARDS].pop(key, None)
+        if self._shards[key % _SHARDS].pop(key, None) is not None:
+            self._count -= 1
+
+    def _make_room(self, newest: int) -> None:
+        """Drops the history written first in the newest one's part, or in the next part that has another one."""
+        for part in range(newest, newest + _SHARDS):
+            oldest = next(iter(self._shards[part % _SHARDS]), newest)
+            if oldest != newest:
+                self.drop(oldest)
+                return
 
     def keys(self) -> list[int]:
         """The keys of all, at one moment for each part."""
