@@ -9,6 +9,7 @@ import pytest
 
 from server.errors import StartupError
 from server.journal.database import JournalFile, open_journal
+from server.journal.erase import seen_by
 from server.journal.events import USER, VISITOR, Event, Person, RecordEvents
 from server.journal.removal import apply_tombstones
 from server.journal.slack import sweep
@@ -192,6 +193,21 @@ def test_a_journal_without_erased_people_is_not_read(directory: Path):
     file = open_journal(directory)
     with closing(open_tombstones(directory)) as tombstones:
         assert apply_tombstones(file.connection, tombstones) == 0
+    file.close()
+
+
+def test_which_bundles_saw_a_person_is_known_across_restores(directory: Path):
+    file = open_journal(directory)
+    connection = file.connection
+    connection.execute("UPDATE meta SET value = 'new' WHERE key = 'epoch'")
+    connection.execute("INSERT INTO meta VALUES ('earlier_epochs', '{\"old\": 100}')")  # a backup at 100 was restored
+    bundles = {"silent": (None, None), "old-20": ("old", 20), "old-120": ("old", 120), "new-20": ("new", 20), "x": ("x", 50)}
+    for release_id, (epoch, position) in bundles.items():
+        connection.execute("INSERT INTO bundles VALUES (?, ?, ?, 0)", (release_id, epoch, position))
+    assert seen_by(connection, [None]) == ([], ["old-120", "silent", "x"])
+    assert seen_by(connection, [Exported("new", 15)]) == (["new-20", "old-120", "old-20"], ["silent", "x"])
+    assert seen_by(connection, [Exported("new", 110)]) == ([], ["old-120", "silent", "x"])  # exported after the restore
+    assert seen_by(connection, [Exported("old", 110)]) == (["old-120"], ["silent", "x"])  # exported before it
     file.close()
 
 
