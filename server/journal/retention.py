@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ _log = logging.getLogger(__name__)
 _PEOPLE_AT_ONCE = 100
 _PAUSE_SECONDS = 0.1  # between two looks: a million people take a quarter of an hour
 _BETWEEN_PASSES_SECONDS = 3600.0
+_JUMP_US = 600_000_000  # a clock that gains or loses more between two passes was set
 _LOOK = (
     "SELECT position, item_id, type, received_us, event_hash FROM events WHERE person_key = ?"
     " ORDER BY item_id IS NULL, occurred_us DESC, position DESC"
@@ -66,6 +68,30 @@ class RemoveEvents:
         self._publish(self._removed)
 
 
+class ClockWatch:
+    """Whether a clock can be trusted with ages: one that was set cannot for a day, in which somebody may set it right.
+
+    A clock that jumps ahead by a year would otherwise have everything removed at once.
+    """
+
+    def __init__(self, clock_us: Callable[[], int], passed_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000) -> None:
+        """passed_us: time that passes evenly, from any start."""
+        self._clock_us = clock_us
+        self._passed_us = passed_us
+        self._offset_us = clock_us() - passed_us()
+        self._trusted_from_us = passed_us()
+
+    def is_trusted(self) -> bool:
+        """To be asked from time to time: a clock that was set and set back between two questions is not seen."""
+        passed_us = self._passed_us()
+        offset_us = self._clock_us() - passed_us
+        if abs(offset_us - self._offset_us) > _JUMP_US:
+            _log.warning("the clock was set by %d s; retention waits for a day", (offset_us - self._offset_us) // 1_000_000)
+            self._trusted_from_us = passed_us + DAY_US
+        self._offset_us = offset_us
+        return passed_us >= self._trusted_from_us
+
+
 class Retention:
     """Walks through everyone's events in a thread of its own, and has removed what is not to be kept."""
 
@@ -83,6 +109,7 @@ class Retention:
         self._journal = journal
         self._forget = forget
         self._clock_us = clock_us
+        self._clock = ClockWatch(clock_us)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
 
@@ -139,7 +166,7 @@ class Retention:
     def _run(self) -> None:
         while not self._stopping.wait(_BETWEEN_PASSES_SECONDS / 60):
             try:
-                removed = self.sweep(_PAUSE_SECONDS)
+                removed = self.sweep(_PAUSE_SECONDS) if self._clock.is_trusted() else 0
             except Unavailable:
                 return  # the server stops, or the journal has died, which others tell
             except Exception:

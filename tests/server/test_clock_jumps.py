@@ -6,9 +6,11 @@ import pytest
 import towerbridge
 from towerbridge import v1
 
+from server.journal.retention import ClockWatch
 from tests.server.about_people import About, decision, visitor
 from tests.server.conftest import DAY_US, NOW_US, Serve
 
+HOUR_US = 3_600_000_000
 ACCEPTED, DUPLICATE = v1.EventStatus.EVENT_STATUS_ACCEPTED, v1.EventStatus.EVENT_STATUS_DUPLICATE
 
 
@@ -55,3 +57,15 @@ def test_what_is_decided_last_counts_when_the_clock_has_gone_back(serve: Serve):
     assert all(given == obeyed for given, obeyed in answers), answers
     serve.stop(served)  # type: ignore[attr-defined]
     assert not About(serve(consent={})).get(visitor_).personalised
+
+
+def test_ages_are_not_trusted_for_a_day_after_the_clock_was_set():
+    now_us, passed_us = NOW_US, 0
+    watch = ClockWatch(lambda: now_us, lambda: passed_us)
+    trusted = []
+    # Hours that pass, and by how much the clock is set beside that.
+    for hours, days in ((1, 0), (1, 400), (1, -400), (23, 0), (2, 0), (1, -1), (25, 0)):
+        passed_us += hours * HOUR_US
+        now_us += hours * HOUR_US + days * DAY_US
+        trusted.append(watch.is_trusted())
+    assert trusted == [True, False, False, False, True, False, True]
