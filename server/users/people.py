@@ -2,20 +2,19 @@
 
 import gc
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
 import apsw
 import numpy as np
-from numpy.typing import NDArray
 
 from server.journal.events import Person, Status, StoredEvent
 from server.journal.trail import Recorded, read_trail
 from server.users.directory import Directory, Purpose
 from server.users.histories import History, HistoryCache
 from server.users.history_loading import Events, ItemPlaces, read_events, recent_since
+from server.users.item_references import ItemReferences
 from server.users.profile import Profile
 
 Locate = Callable[[str, int], int]
@@ -59,14 +58,12 @@ class People:
         self._type_codes = {name: code for code, name in enumerate(self.type_names)}
         self._limit = limit
         self._capacity = capacity
-        self._unreferenced = unreferenced
+        self._references = ItemReferences(unreferenced)
         self._cache = HistoryCache(capacity)
         self._versions = count(1)
         self._generations: dict[int, int] = {}  # by root; 0 for those not in it
         self._profiles: dict[int, Profile] = {}
         self._erased: set[int] = set()  # keys erased since the start
-        self._waiting: defaultdict[str, dict[int, int]] = defaultdict(dict)  # by item id: events of each key
-        self._references: NDArray[np.int64] = np.zeros(1024, dtype=np.int64)  # by ordinal: events that count
         self._published = 0
         # Held by whoever changes the cache or reads the journal for it: what is read is then what was published.
         self._lock = threading.RLock()
@@ -134,7 +131,7 @@ class People:
 
     def references(self, ordinal: int) -> int:
         """How many recorded events on the item count."""
-        return int(self._references[ordinal]) if ordinal < len(self._references) else 0
+        return self._references.count(ordinal)
 
     def type_code(self, name: str) -> int | None:
         """The code of an event type that counts."""
@@ -178,10 +175,10 @@ class People:
                 ordinal = ordinal_of(event.item_id)
                 if code is None or ordinal < 0:
                     if code is not None:
-                        self._wait(event.item_id, event.person_key)
+                        self._references.wait(event.item_id, event.person_key)
                     statuses.append(Status.UNKNOWN_ITEM if ordinal < 0 else Status.UNKNOWN_TYPE)
                     continue
-                self._refer(ordinal, 1)
+                self._references.add(ordinal)
                 self._append(event, ordinal, code)
                 statuses.append(Status.ACCEPTED)
             self._published = events[-1][0].position
@@ -190,10 +187,8 @@ class People:
     def item_came_in(self, item_id: str, ordinal: int) -> list[int]:
         """Lets the events that waited for the item count; returns the roots of the people whose histories changed."""
         with self._lock:
-            waiting = self._waiting.pop(item_id, {})
-            if waiting:
-                self._refer(ordinal, sum(waiting.values()))
-            roots = list(dict.fromkeys(self.directory.root(key) for key in waiting))
+            keys = self._references.came_in(item_id, ordinal)
+            roots = list(dict.fromkeys(self.directory.root(key) for key in keys))
             for root in roots:
                 self._cache.drop(root)
             return roots
@@ -249,22 +244,17 @@ class People:
                     continue
                 ordinal = self._locate(event.item_id, event.position)
                 if ordinal >= 0:
-                    self._refer(ordinal, -1)
+                    self._references.add(ordinal, -1)
                 else:
-                    self._wait(event.item_id, event.person_key, -1)
+                    self._references.wait(event.item_id, event.person_key, -1)
                 root = self.directory.root(event.person_key)
                 if self._cache.get(root) is not None:
                     self._changed(root)
 
     def _take_in(self, events: Events, recent: int) -> None:
         """Events of whole people, at start."""
-        for place in np.flatnonzero((events.ordinals < 0) & (events.types >= 0)).tolist():
-            self._wait(events.item_ids[place], int(events.keys[place]))
+        self._references.take_in(events)
         counting = events.counting()
-        if len(counting.keys):
-            highest = int(counting.ordinals.max())
-            self._refer(highest, 0)  # makes room
-            self._references[: highest + 1] += np.bincount(counting.ordinals)
         for key, its in counting.people():
             if counting.positions[its].max() < recent or self.directory.is_linked(key):
                 continue  # read when somebody asks
@@ -296,21 +286,6 @@ class People:
             version = next(self._versions)
             after = History.unpack(packed).with_event(ordinal, code, event.occurred_us, version=version, limit=self._limit)
             self._cache.put(root, after.pack())
-
-    def _wait(self, item_id: str, key: int, by: int = 1) -> None:
-        events = self._waiting[item_id]
-        events[key] = events.get(key, 0) + by
-        if events[key] <= 0:
-            del events[key]
-        if not events:
-            del self._waiting[item_id]
-
-    def _refer(self, ordinal: int, by: int) -> None:
-        if ordinal >= len(self._references):
-            self._references = np.pad(self._references, (0, max(ordinal + 1, len(self._references))))
-        self._references[ordinal] += by
-        if by < 0 and self._references[ordinal] == 0:
-            self._unreferenced(ordinal)
 
     def _read_through(self, key: int) -> History:
         with self._lock:
