@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 
+import apsw
 import grpc
 import numpy as np
 import torch
@@ -90,7 +91,10 @@ class App:
         check_port(config.listen)  # before anything is written or loaded; it is bound last
         torch.set_num_threads(config.engine.threads)
         with ExitStack() as opened:  # closed again if anything below fails
-            self._load(config, opened)
+            try:
+                self._load(config, opened)
+            except apsw.Error as error:
+                raise StartupError(f"cannot use the journal in {config.data}: {error}; check the disk and its space") from None
             _warm_up(self.live, self._texts)
             self.metrics_port = self._serve_metrics(config, opened)
             # The port last: it takes connections as soon as it is bound.

@@ -14,7 +14,7 @@ import pytest
 import towerbridge
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.errors import Unavailable
+from server.errors import StartupError, Unavailable
 from server.journal.database import open_journal
 from server.journal.writer import JournalWriter
 from tests.server.conftest import Serve, Served
@@ -110,7 +110,7 @@ _CHILD = """
 import json, resource, sys
 from pathlib import Path
 from random import Random
-from server.errors import Unavailable
+from server.errors import StartupError, Unavailable
 from tests.server.producer import PATIENCE_S, Producer, journal
 
 producer, directory = Producer(Random(0)), Path(sys.argv[1])
@@ -203,3 +203,17 @@ def health(served: Served) -> int:
             health_pb2.HealthCheckRequest(), timeout=PATIENCE_S
         )
     return response.status
+
+
+@pytest.mark.parametrize("after", [0, 20, 60])
+def test_a_disk_that_fills_up_during_the_first_start_is_said_in_one_line_and_leaves_nothing_half_done(
+    serve: Serve, tmp_path: Path, after: int
+):
+    disk = Disk(tmp_path / "data" / "default", default=True)
+    disk_fails = Failing(disk, "write", FULL, after=after)
+    with pytest.raises(StartupError, match="check the d") as caught:
+        serve()
+    assert "\n" not in str(caught.value)
+    disk_fails.failing = False
+    assert len(serve().client.recommend(vector=[1.0] * 8, limit=50).item_ids) == 50
+    disk.close()
