@@ -8,7 +8,7 @@ from server.api.wire import to_timestamp
 from server.errors import InvalidField
 from server.fields import SOURCE_BYTES, check_count, check_id, check_text, check_time
 from server.journal.events import USER, VISITOR, Person
-from server.journal.trail import Recorded
+from server.journal.people_reader import Recorded
 from server.users.directory import Decision, Directory, Purpose
 
 _CONSENTS_MAX = 10

@@ -10,12 +10,11 @@ from typing import Generic, NamedTuple, TypeVar
 import apsw
 
 from server.journal.database import JournalFile
-from server.journal.events import Person
+from server.journal.events import HeldEvent, Person
 from server.journal.removal import apply_tombstones, is_clean, note_clean, remove_people
 from server.journal.tombstones import Exported, Tombstones
 from server.journal.writer import Transaction
 from server.users.directory import Directory
-from server.users.people import HeldEvent
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -48,6 +48,15 @@ class StoredEvent(NamedTuple):
     occurred_us: int
 
 
+class HeldEvent(NamedTuple):
+    """An event that the journal holds, or held until a moment ago."""
+
+    person_key: int
+    position: int
+    item_id: str
+    type: str
+
+
 class Status(Enum):
     ACCEPTED = "accepted"
     UNKNOWN_ITEM = "unknown item"

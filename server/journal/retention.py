@@ -10,8 +10,8 @@ import apsw
 
 from server.errors import Unavailable
 from server.fields import DAY_US
+from server.journal.events import HeldEvent
 from server.journal.writer import JournalWriter, Transaction
-from server.users.people import HeldEvent
 
 _log = logging.getLogger(__name__)
 _PEOPLE_AT_ONCE = 100

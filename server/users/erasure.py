@@ -10,14 +10,14 @@ from server.engine.engine import Engine
 from server.errors import Unavailable
 from server.journal.database import JournalFile
 from server.journal.erase import Erased, ErasePeople, FreeSpace, OnWriter
-from server.journal.events import Person
+from server.journal.events import HeldEvent, Person
 from server.journal.removal import STORES
 from server.journal.scrub import Scrubbed, list_backups, scrub_backups
 from server.journal.tombstones import Tombstones
 from server.journal.writer import JournalWriter
 from server.releases.release import Release
 from server.users.changes import PeopleChanges
-from server.users.people import HeldEvent, People
+from server.users.people import People
 
 _DAY_US = 86_400_000_000
 _AT_ONCE = 2_000  # pages cleared by one write, some 30 ms

@@ -4,13 +4,12 @@ import gc
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from typing import Any, NamedTuple
 
 import apsw
 import numpy as np
 
-from server.journal.events import Person, Status, StoredEvent
-from server.journal.trail import Recorded, read_trail
+from server.journal.events import HeldEvent, Person, Status, StoredEvent
+from server.journal.people_reader import PeopleReader, Recorded
 from server.users.directory import Directory, Purpose
 from server.users.histories import History, HistoryCache
 from server.users.history_loading import Events, ItemPlaces, read_events, recent_since
@@ -19,19 +18,6 @@ from server.users.profile import Profile
 
 Locate = Callable[[str, int], int]
 """The ordinal of an item for an event at a position of the journal; -1 if the event must wait."""
-
-_EVENTS_OF = (
-    "SELECT position, item_id, type, occurred_us FROM events WHERE person_key = ? AND position <= ? AND item_id IS NOT NULL"
-)
-
-
-class HeldEvent(NamedTuple):
-    """An event that the journal holds, or held until a moment ago."""
-
-    person_key: int
-    position: int
-    item_id: str
-    type: str
 
 
 class People:
@@ -67,7 +53,7 @@ class People:
         self._published = 0
         # Held by whoever changes the cache or reads the journal for it: what is read is then what was published.
         self._lock = threading.RLock()
-        self._connection: apsw.Connection | None = None
+        self._reader: PeopleReader | None = None
         self._locate: Locate = lambda item_id, position: -1
 
     def __len__(self) -> int:
@@ -100,26 +86,24 @@ class People:
 
     def subjects(self, keys: Sequence[int]) -> dict[int, Person]:
         """The subjects of those of the keys that are still held."""
-        if self._connection is None:
-            return {}
-        found = {}
         with self._lock:
-            for key in keys:
-                query = "SELECT kind, subject_id FROM people WHERE person_key = ?"
-                row = self._connection.execute(query, (key,)).fetchone()
-                if row is not None:
-                    found[key] = Person(*row)
-        return found
+            return self._reader.subjects(keys) if self._reader is not None else {}
 
     def trail(self, key: int, upto: int) -> list[Recorded]:
         """Every decision recorded under the key up to a position of the journal, oldest first by arrival."""
         with self._lock:
-            return read_trail(self._connection, key, upto) if self._connection is not None else []
+            return self._reader.trail(key, upto) if self._reader is not None else []
 
     def some(self, number: int) -> list[tuple[int, History]]:
         """Up to `number` people's keys and histories, spread over those in memory."""
         keys = self._cache.keys()
         return [(key, self.history(key)) for key in keys[:: max(1, len(keys) // number)][:number]]
+
+    def to_refresh(self) -> list[int]:
+        """The roots of those whose vectors should be there after a start. Before anybody else changes or reads histories."""
+        directory = self.directory
+        linked = [key for key in directory.keys() if directory.is_linked(key) and directory.parent(key) is None]
+        return [*self._cache.keys(), *linked]
 
     def is_erased(self, key: int) -> bool:
         """Whether the key was erased since the start: nothing may be kept under it."""
@@ -154,14 +138,14 @@ class People:
 
     def read_from(self, connection: apsw.Connection, locate: Locate) -> None:
         """From now on histories that are not in memory are read here. The connection is this object's alone."""
-        self._connection = connection
+        self._reader = PeopleReader(connection)
         self._locate = locate
 
     def close(self) -> None:
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
 
     # What follows is for the thread that writes.
 
@@ -318,7 +302,4 @@ class People:
         )
 
     def _rows(self, key: int) -> list[tuple[int, str, str, int]]:
-        if self._connection is None:
-            return []
-        rows: list[Any] = self._connection.execute(_EVENTS_OF, (key, self._published)).fetchall()
-        return rows
+        return self._reader.events(key, self._published) if self._reader is not None else []

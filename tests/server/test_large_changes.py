@@ -9,9 +9,8 @@ import pytest
 
 from index.bundle import read_bundle
 from server.engine.engine import Engine
-from server.journal.events import USER, Event, Person
+from server.journal.events import USER, Event, HeldEvent, Person
 from server.journal.items import ItemContent
-from server.users.people import HeldEvent
 from tests.server.test_rebuild import Parts
 from tests.tiny import write_tiny_bundle
 
