@@ -11,7 +11,15 @@ import apsw
 
 from server.journal.database import JournalFile
 from server.journal.events import HeldEvent, Person
-from server.journal.removal import apply_tombstones, is_clean, note_clean, remove_people
+from server.journal.removal import (
+    apply_tombstones,
+    is_clean,
+    is_unswept,
+    note_clean,
+    note_swept,
+    note_unswept,
+    remove_people,
+)
 from server.journal.tombstones import Exported, Tombstones
 from server.journal.writer import Transaction
 from server.users.directory import Directory
@@ -79,6 +87,7 @@ class ErasePeople(Generic[T]):
         was_clean = is_clean(connection, self._tombstones)
         self._tombstones.add(zip(people, exported, strict=True), erased_us, hashes, erased_us + self._retry_us)
         rows = remove_people(connection, keys)
+        note_unswept(connection)
         if was_clean:  # otherwise an earlier erasure was cut short, and the next start ends it
             note_clean(connection, self._tombstones)
         transaction.next_position()
@@ -118,7 +127,7 @@ class FreeSpace:
         return OnWriter(lambda: empty_log(self._file, pages))
 
     def settle(self, pages: Sequence[int]) -> "OnWriter":
-        """The last `clear`."""
+        """The last `clear`, before `Swept`."""
         return OnWriter(lambda: empty_log(self._file, pages) and self._settled())
 
     def _settled(self) -> bool:
@@ -156,6 +165,19 @@ class OnWriter:
             return False
 
 
+class Swept:
+    """Notes that the free space has been cleared, so that the next start does not do it again."""
+
+    alone = True
+    rows = 1
+
+    def commit(self, transaction: Transaction) -> None:
+        note_swept(transaction.connection)
+
+    def publish(self) -> None:
+        pass
+
+
 def empty_log(file: JournalFile, pages: Iterable[int] = (), *, busy_ms: int = _PATIENCE_MS) -> bool:
     """Empties the write-ahead log and clears the free space of pages, those that were in it included; whether it could."""
     connection = file.connection
@@ -184,10 +206,12 @@ def forget_erased(file: JournalFile, tombstones: Tombstones) -> int:
     For the thread that opened it, before anything is read from it or written to it.
     """
     found = apply_tombstones(file.connection, tombstones)
-    if found:
+    if is_unswept(file.connection):
         file.connection.wal_autocheckpoint(0)
         pages = [number for some in file.pages.with_slack() for number in some]
-        if not empty_log(file, pages, busy_ms=_BUSY_MS):
+        if empty_log(file, pages, busy_ms=_BUSY_MS):
+            note_swept(file.connection)
+        else:
             _log.warning("somebody reads the journal: what was removed is still in its log, until the next start or erasure")
         file.connection.release_memory()
         file.connection.wal_autocheckpoint(_AUTOMATIC_PAGES)

@@ -33,7 +33,9 @@ _UP_TO = {
     "profiles": "DELETE FROM profiles WHERE person_key = ? AND updated_us <= ?",
     "links": "DELETE FROM links WHERE (source_key = ?1 OR target_key = ?1) AND linked_us <= ?2",
 }
-_STAMP = "tombstones"  # in the journal's meta: see Tombstones.stamp
+# In the journal's meta:
+_STAMP = "tombstones"  # see Tombstones.stamp
+_UNSWEPT = "unswept"  # there if copies of what was removed may lie in the files' free space
 
 
 def remove_people(connection: apsw.Connection, keys: Iterable[int]) -> Counter[str]:
@@ -57,6 +59,21 @@ def note_clean(connection: apsw.Connection, tombstones: Tombstones) -> None:
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_STAMP, tombstones.stamp))
 
 
+def is_unswept(connection: apsw.Connection) -> bool:
+    """Whether copies of what was removed may still lie in the files' free space, because a sweep was cut short."""
+    return connection.execute("SELECT 1 FROM meta WHERE key = ?", (_UNSWEPT,)).fetchone() is not None
+
+
+def note_unswept(connection: apsw.Connection) -> None:
+    """Notes that the free space has to be cleared, in the transaction that removes."""
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, 1)", (_UNSWEPT,))
+
+
+def note_swept(connection: apsw.Connection) -> None:
+    """Notes that the free space has been cleared."""
+    connection.execute("DELETE FROM meta WHERE key = ?", (_UNSWEPT,))
+
+
 def apply_tombstones(connection: apsw.Connection, tombstones: Tombstones) -> int:
     """Removes what a journal, or a backup, holds of erased people from before they were erased; returns how many ids had some.
 
@@ -72,6 +89,8 @@ def apply_tombstones(connection: apsw.Connection, tombstones: Tombstones) -> int
             erased = [(key, us) for key, *who in people if (us := tombstones.erased_us(Person(*who))) is not None]
             found = sum(remove_until(connection, tombstones, key, erased_us) > 0 for key, erased_us in erased)
         note_clean(connection, tombstones)
+        if found:
+            note_unswept(connection)
     if found:
         _log.warning("%d erased ids were in the journal again and have been removed", found)
     return found

@@ -9,7 +9,7 @@ from server.config import Config
 from server.engine.engine import Engine
 from server.errors import Unavailable
 from server.journal.database import JournalFile
-from server.journal.erase import Erased, ErasePeople, FreeSpace, OnWriter
+from server.journal.erase import Erased, ErasePeople, FreeSpace, OnWriter, Swept
 from server.journal.events import HeldEvent, Person
 from server.journal.removal import STORES
 from server.journal.scrub import Scrubbed, list_backups, scrub_backups
@@ -132,6 +132,8 @@ class Erasure:
                         return None
                     cleared, found = cleared + len(found), []
             settled = self._until_done(self._free_space.settle, found)
+            if settled:
+                self._journal.submit(Swept()).result()
         finally:
             if not settled:
                 self._journal.submit(self._free_space.give_up()).result()

@@ -409,6 +409,23 @@ def test_an_erasure_that_was_cut_short_is_ended_by_the_next_start(serve: Serve, 
     assert found(path, everything) == ""
 
 
+def test_bytes_that_a_crash_left_go_at_the_next_start(crowd: Callable[..., Served], serve: Serve):
+    served = crowd()
+    somebody = Somebody(served).live()
+    everything = [*somebody.words, *somebody.hashes]
+    path = directory(served)
+    # A crash right after the commit: the log is not emptied, no free space is cleared.
+    served.app._erasure._clear_free_space = lambda: 0  # type: ignore[method-assign]
+    erase(served, somebody.user)
+    crashed = path.parent.with_name("crashed") / "default"
+    shutil.copytree(path, crashed)
+    shutil.copy(path.parent.with_name("data.erasure-key"), crashed.parent.with_name("crashed.erasure-key"))
+    assert found(crashed, everything)
+    serve.stop(served)  # type: ignore[attr-defined]
+    serve(data=crashed.parent)
+    assert found(crashed, everything) == ""
+
+
 def test_what_a_killed_backup_or_scrub_left_is_removed(serve: Serve):
     served = serve()
     somebody = Somebody(served).live()
