@@ -12,6 +12,8 @@ import grpc
 import numpy as np
 import torch
 from towerbridge.v1 import (
+    audience_pb2,
+    audience_pb2_grpc,
     event_pb2,
     event_pb2_grpc,
     item_pb2,
@@ -27,6 +29,7 @@ from towerbridge.v1 import (
 from index.bundle import BundleError, read_bundle
 from index.choice import ChoiceError
 from index.gpu.memory import MemoryPlanError
+from server.api.audience import AudienceServicer
 from server.api.edge import Edge, check_port
 from server.api.erasure import ErasureCalls
 from server.api.events import EventServicer
@@ -55,6 +58,7 @@ from server.telemetry.endpoint import Metrics
 from server.telemetry.index import IndexFigures
 from server.telemetry.people import PeopleFigures
 from server.users.admission import Admission
+from server.users.audience import Audience
 from server.users.changes import PeopleChanges
 from server.users.directory import Directory, Purpose
 from server.users.erasure import Erasure
@@ -74,6 +78,7 @@ _SERVICES = tuple(
         (item_pb2, "ItemService"),
         (user_pb2, "UserService"),
         (release_pb2, "ReleaseService"),
+        (audience_pb2, "AudienceService"),
     )
 )
 
@@ -218,10 +223,13 @@ class App:
             ),
             server,
         )
+        audience = Audience(people, self._refresher, self._computer.refresh, self._engine, release)
+        audience_pb2_grpc.add_AudienceServiceServicer_to_server(AudienceServicer(audience, self.catalogue, config), server)
         release_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseServicer(self.catalogue, release), server)
 
     def start(self) -> None:
         """Serves; health says SERVING, and the first request is as fast as any."""
+        self._refresher.mark_all(self.people.to_refresh())
         self._engine.start()
         self._engine.call(lambda: self.live.live_index.take_over(threads=self._config.engine.threads)).result()
         self._journal.start()

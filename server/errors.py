@@ -6,6 +6,7 @@ ServiceError
 ├── NotFound              NOT_FOUND             no such item or person
 ├── AlreadyExists         ALREADY_EXISTS        the event_id is taken by another event
 ├── FailedPrecondition    FAILED_PRECONDITION   not in this state: another release, another journal, no vector
+├── PermissionDenied      PERMISSION_DENIED     this server does not offer it
 ├── DeadlineExceeded      DEADLINE_EXCEEDED     not to be had in the time given
 ├── ResourceExhausted     RESOURCE_EXHAUSTED    not enough memory for it now
 └── Unavailable           UNAVAILABLE           try another server: draining, or a part of this one has died
@@ -50,6 +51,10 @@ class AlreadyExists(ServiceError):
 
 class FailedPrecondition(ServiceError):
     code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class PermissionDenied(ServiceError):
+    code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class DeadlineExceeded(ServiceError):

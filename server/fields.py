@@ -45,10 +45,10 @@ def check_count(count: int, field: str, maximum: int, *, minimum: int = 0) -> No
         raise InvalidField(field, f"must have {minimum} to {maximum} entries, has {count}")
 
 
-def check_limit(limit: int, field: str = "limit", *, minimum: int = 1) -> int:
+def check_limit(limit: int, field: str = "limit", *, minimum: int = 1, maximum: int = LIMIT_MAX) -> int:
     """How many items or events are asked for."""
-    if not minimum <= limit <= LIMIT_MAX:
-        raise InvalidField(field, f"must be {minimum} to {LIMIT_MAX}, is {limit}")
+    if not minimum <= limit <= maximum:
+        raise InvalidField(field, f"must be {minimum} to {maximum}, is {limit}")
     return limit
 
 

@@ -1,13 +1,31 @@
 """Finding people by their vectors, a little at a time."""
 
-from typing import NamedTuple
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.engine.engine import Engine
+from server.errors import DeadlineExceeded, FailedPrecondition, NotFound, ResourceExhausted
+from server.journal.events import Person
+from server.journal.people import named
+from server.releases.release import Release
+from server.users.directory import Purpose
+from server.users.histories import History
+from server.users.people import People
+from server.users.refresher import Refresher
 from server.users.vectors import Block, UserVectors
+from server.waiting import result_of
 
+_CALLS_MAX = 4  # each holds 12 bytes a person
+_PART_PEOPLE = 1_000
+_CHECKED_AT_ONCE = 128  # people looked up in the journal while its lock is held: less than a millisecond
 _BLOCK_ROWS = 16_384  # about half a millisecond
+T = TypeVar("T")
 
 
 class Found(NamedTuple):
@@ -68,3 +86,178 @@ class Scan:
             return Found(block.keys.copy(), scores)
         enough = scores >= self._min_score
         return Found(block.keys[enough], scores[enough])
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the people who were found, nearest first."""
+
+    people: list[Person]
+    scores: list[float]  # parallel to people
+    release_id: str
+    compared: int  # people who have a vector
+
+
+class Audience:
+    """Finds people by fresh vectors: a step at a time on the engine's thread, so that other queries are answered in between.
+
+    Everyone is checked again just before they are named: who withdrew their consent or was erased meanwhile is left out.
+    """
+
+    def __init__(
+        self,
+        people: People,
+        refresher: Refresher,
+        refresh: Callable[[], bool],
+        engine: Engine,
+        release: Callable[[], Release],
+    ) -> None:
+        """refresh: computes a few vectors, on the engine's thread; False if nobody waits."""
+        self._people = people
+        self._refresher = refresher
+        self._refresh = refresh
+        self._engine = engine
+        self._release = release
+        self._calls = 0
+
+    async def like(self, person: Person, limit: int, min_score: float | None, deadline: float) -> AsyncIterator[Part]:
+        """The people nearest to a person, without that person. deadline: time.monotonic seconds.
+
+        Raises NotFound, or FailedPrecondition if there is no vector of the person.
+        """
+        directory = self._people.directory
+        if directory.find(person) is None:
+            raise NotFound(f"person: nothing is known of {named(person)}")
+        root = -1
+
+        def vector(release: Release) -> Callable[[], NDArray[np.float32]]:
+            nonlocal root
+            key = directory.find(person)
+            if key is None or not directory.may(key, Purpose.PERSONALISATION):
+                raise FailedPrecondition(f"{named(person)} has not consented to personalisation")
+            root = directory.root(key)
+            history = self._people.history(root)  # here, before the call: see ForPerson
+            return lambda: _vector_of(release, root, history)
+
+        async for part in self._find(vector, limit, min_score, lambda key: key != root, deadline):
+            yield part
+
+    async def for_item(
+        self, ordinal: int, limit: int, min_score: float | None, *, exclude_seen: bool, deadline: float
+    ) -> AsyncIterator[Part]:
+        """The people nearest to an item. exclude_seen: without those whose history holds it.
+
+        Raises FailedPrecondition if the item has no vector.
+        """
+
+        def is_wanted(key: int) -> bool:
+            return not (exclude_seen and ordinal in self._people.history(key).ordinals)
+
+        def vector(release: Release) -> Callable[[], NDArray[np.float32]]:
+            return lambda: _vector_of_item(release, ordinal)
+
+        async for part in self._find(vector, limit, min_score, is_wanted, deadline):
+            yield part
+
+    async def _find(
+        self,
+        vector: Callable[[Release], Callable[[], NDArray[np.float32]]],
+        limit: int,
+        min_score: float | None,
+        is_wanted: Callable[[int], bool],
+        deadline: float,
+    ) -> AsyncIterator[Part]:
+        if self._calls >= _CALLS_MAX:
+            raise ResourceExhausted(f"{_CALLS_MAX} calls that look for people are in flight; repeat this one later")
+        self._calls += 1
+        try:
+            release = self._release()
+            if not release.has_user_tower:
+                raise FailedPrecondition("the live release has no user tower: nobody has a vector")
+            await self._freshen(deadline)
+            query = vector(release)
+            scan = await self._call(lambda: Scan(release.user_vectors, query(), min_score), deadline)
+            while not await self._call(scan.step, deadline):
+                pass
+            found = await asyncio.to_thread(scan.ranked)
+            names = _Names(self._people, release.user_vectors, found, is_wanted)
+            async for people, scores in _parts(names, limit, deadline):
+                yield Part(people, scores, release.release_id, scan.compared)
+        finally:
+            self._calls -= 1
+
+    async def _freshen(self, deadline: float) -> None:
+        """Computes the vectors of all who wait now; those before are in by then, too."""
+        until = self._refresher.taken + self._refresher.waiting
+        while await self._call(self._refresh, deadline) and self._refresher.taken < until:
+            pass
+        await self._call(self._refresh, deadline)  # those who were taken last
+
+    async def _call(self, function: Callable[[], T], deadline: float) -> T:
+        late = f"people's vectors could not be made fresh and compared in time; {self._refresher.waiting} wait: repeat the call"
+        if time.monotonic() >= deadline:
+            raise DeadlineExceeded(late)
+        return await result_of(self._engine.call(function), deadline, late=late)
+
+
+class _Names:
+    """Names the people who were found, in order, as far as they may be named."""
+
+    def __init__(self, people: People, vectors: UserVectors, found: Found, is_wanted: Callable[[int], bool]) -> None:
+        self._people = people
+        self._vectors = vectors
+        self._found = found
+        self._is_wanted = is_wanted
+        self._next = 0
+
+    def take(self, count: int) -> list[tuple[int, Person, float]]:
+        """The next people: up to `count` keys, subjects and scores; none if there are no more. Reads the journal."""
+        taken: list[tuple[int, Person, float]] = []
+        while len(taken) < count and self._next < len(self._found.keys):
+            its = slice(self._next, self._next + min(_CHECKED_AT_ONCE, count - len(taken)))
+            self._next = its.stop
+            keys, scores = self._found.keys[its].tolist(), self._found.scores[its].tolist()
+            wanted = [(key, score) for key, score in zip(keys, scores, strict=True) if self._may(key) and self._is_wanted(key)]
+            subjects = self._people.subjects([key for key, _ in wanted])
+            taken += [(key, subjects[key], score) for key, score in wanted if key in subjects]
+        return taken
+
+    def may_be_named(self, key: int, person: Person) -> bool:
+        """Whether the person is still there, and still consents."""
+        return self._may(key) and self._people.directory.find(person) == key
+
+    def _may(self, key: int) -> bool:
+        return key in self._vectors and self._people.directory.may(key, Purpose.PERSONALISATION)
+
+
+async def _parts(names: _Names, limit: int, deadline: float) -> AsyncIterator[tuple[list[Person], list[float]]]:
+    """People and scores, part by part, the first even if there is nobody."""
+    sent = 0
+    while sent < limit:
+        if time.monotonic() >= deadline:
+            raise DeadlineExceeded("the answer was not taken in time; ask for fewer people or give the call more time")
+        taken = await asyncio.to_thread(names.take, min(_PART_PEOPLE, limit - sent))
+        named_now = [(person, score) for key, person, score in taken if names.may_be_named(key, person)]
+        if named_now or (not taken and not sent):
+            yield [person for person, _ in named_now], [score for _, score in named_now]
+        if not taken:
+            return
+        sent += len(named_now)
+
+
+def _vector_of(release: Release, root: int, history: History) -> NDArray[np.float32]:
+    stored = release.user_vectors.get(root)
+    if stored is not None and stored.version == history.version:
+        return stored.vector
+    if not release.counts(history):
+        raise FailedPrecondition("nothing that counts is known of the person; record events first")
+    vectors = release.encode([history])  # (1, D)
+    vector: NDArray[np.float32] = vectors[0]
+    return vector
+
+
+def _vector_of_item(release: Release, ordinal: int) -> NDArray[np.float32]:
+    vector = release.item_vector(ordinal)
+    if vector is None:
+        raise FailedPrecondition("the item has no vector in the live release; upsert it with text or a vector")
+    return vector

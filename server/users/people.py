@@ -101,8 +101,8 @@ class People:
 
     def to_refresh(self) -> list[int]:
         """The roots of those whose vectors should be there after a start. Before anybody else changes or reads histories."""
-        directory = self.directory
-        linked = [key for key in directory.keys() if directory.is_linked(key) and directory.parent(key) is None]
+        known = self.directory.keys()
+        linked = [key for key in known if self.directory.is_linked(key) and self.directory.parent(key) is None]
         return [*self._cache.keys(), *linked]
 
     def is_erased(self, key: int) -> bool:

@@ -36,6 +36,7 @@ class Refresher:
         self._under_way: deque[list[Mark]] = deque(maxlen=2)  # taken: histories are read one turn before they are encoded
         self._outdated: set[int] = set()  # forgotten: their vectors, if there are any, are behind
         self._lock = threading.Lock()
+        self.taken = 0  # people, since the start
         self.forgotten = 0
         self.lag_counts = [0] * (len(LAG_BOUNDS) + 1)
         self.lag_seconds = 0.0  # the sum of all that were observed
@@ -82,6 +83,7 @@ class Refresher:
             while len(taken) < count and self._idle:
                 taken.append(Mark(self._idle.pop(), None))
             self._under_way.append(taken)
+            self.taken += len(taken)
             return taken
 
     def take_outdated(self) -> list[int]:
