@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+import apsw
+
 from server.errors import StartupError
 from server.journal.commands import add_backup, add_import, add_restore, add_verify
 from server.journal.training_commands import add_export, add_screen
@@ -24,6 +26,9 @@ def main() -> int:
         return int(arguments.run(arguments))
     except StartupError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except apsw.Error as error:
+        print(f"error: {error}; check the disk, its space and the directory's permissions", file=sys.stderr)
         return 2
 
 

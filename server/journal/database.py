@@ -43,10 +43,12 @@ class JournalFile:
 
     def close(self) -> None:
         """Closes the file and gives the directory free."""
-        self.connection.close()
-        if self._pages is not None:
-            self._pages.close()
-        self._lock.close()
+        try:
+            self.connection.close()
+        finally:
+            if self._pages is not None:
+                self._pages.close()
+            self._lock.close()
 
 
 def open_journal(directory: Path, *, vfs: str | None = None) -> JournalFile:
