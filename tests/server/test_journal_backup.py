@@ -262,3 +262,25 @@ def test_the_verbs_say_what_they_did_and_leave_with_status_2_if_they_could_not(t
     *found, remedy = damaged.stderr.splitlines()
     assert len(found) == 3
     assert "restore a backup: python -m server.journal restore" in remedy
+
+
+def test_a_person_who_is_erased_while_a_backup_is_made_is_in_none_when_the_erasure_is_done(serve: Serve, directory: Path):
+    client, stopping, made = serve().client, threading.Event(), []
+    for _ in range(20):
+        events = [towerbridge.event("view", "item-1", user_id=f"zebra-{number % 50}-q") for number in range(500)]
+        client.record_events(events)
+
+    def back_up_all_the_time() -> None:
+        while not stopping.is_set():
+            made.append(back_up(directory, keep=3))
+
+    backups = threading.Thread(target=back_up_all_the_time)
+    backups.start()
+    for number in range(10):
+        client.erase_user(user_id=f"zebra-{number}-q")
+    stopping.set()
+    backups.join(PATIENCE_S)
+    assert len(made) > 3
+    contents = [path.read_bytes() for path in directory.rglob("*") if path.is_file()]
+    assert any(b"zebra-11-q" in content for content in contents)
+    assert not [number for number in range(10) for content in contents if f"zebra-{number}-q".encode() in content]
