@@ -87,7 +87,7 @@ def test_the_python_runs_as_written(document: str, port: str, tmp_path: Path):
     "document",
     [
         *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"),
-        *("docs/benchmarks.md", "docs/calling.md", "docs/privacy.md", "docs/training.md"),
+        *("docs/benchmarks.md", "docs/calling.md", "docs/privacy.md", "docs/recovery.md", "docs/training.md"),
     ],
 )
 def test_every_link_leads_somewhere(document: str):
@@ -101,7 +101,7 @@ def test_every_link_leads_somewhere(document: str):
     "document",
     [
         *("README.md", "ARCHITECTURE.md", "CHANGELOG.md"),
-        *("docs/benchmarks.md", "docs/calling.md", "docs/privacy.md", "docs/training.md"),
+        *("docs/benchmarks.md", "docs/calling.md", "docs/privacy.md", "docs/recovery.md", "docs/training.md"),
     ],
 )
 def test_no_document_holds_a_placeholder(document: str):
