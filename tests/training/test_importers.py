@@ -12,6 +12,7 @@ import pytest
 from training.cli import main
 from training.dataset import read_dataset
 from training.errors import DatasetError
+from training.importers.flow import import_tables
 
 EVENTS = "user_id,item_id,event_type,timestamp\n"
 
@@ -306,3 +307,16 @@ def test_a_data_set_cannot_be_written_over_a_file(tmp_path: Path, capsys: pytest
     (tmp_path / "data").write_text("a file")
     assert run(tmp_path / "data", "csv", "--events", tmp_path / "events.csv") == 2
     assert "data: File exists" in capsys.readouterr().err
+
+
+def test_events_of_a_servers_journal_keep_their_watermark(tmp_path: Path):
+    table = pa.table({"user_id": ["a"], "item_id": ["x"], "occurred_at": pa.array([datetime(2024, 1, 1, tzinfo=UTC)])})
+    pq.write_table(table.replace_schema_metadata({"towerbridge.journal": "e1:77"}), tmp_path / "events.parquet")
+    import_tables(tmp_path / "data", "parquet", tmp_path / "events.parquet", None, [])
+    assert read_dataset(tmp_path / "data").info["watermark"] == {"epoch": "e1", "position": 77}
+    pq.write_table(table, tmp_path / "other.parquet")
+    import_tables(tmp_path / "data", "parquet", tmp_path / "other.parquet", None, [])
+    assert "watermark" not in read_dataset(tmp_path / "data").info
+    pq.write_table(table.replace_schema_metadata({"towerbridge.journal": "77"}), tmp_path / "bad.parquet")
+    with pytest.raises(DatasetError, match="not epoch:position"):
+        import_tables(tmp_path / "data", "parquet", tmp_path / "bad.parquet", None, [])
