@@ -22,7 +22,7 @@ from server.journal.tombstones import open_tombstones
 from server.users.directory import Directory, Purpose
 from tests.server.about_people import TRAINING, About, decision, user, visitor
 from tests.server.conftest import NOW_US, Serve, Served
-from tests.server.test_erasure import SECOND_US, directory, erase, event, record
+from tests.server.erasing import SECOND_US, directory, erase, event, record
 from training.cli import main as training
 
 ALL = {Purpose.PERSONALISATION: True, Purpose.TRAINING: True}
