@@ -2,7 +2,7 @@
 
 lag: events and Recommend calls at Poisson rates against a real server. How long does it take from an event's commit until it is
 in the person's vector, for people whom nobody asks about? By the server's own metric towerbridge_event_visible_lag_seconds.
-memory: a journal with many people's events is made, and loaded as a server does at start: seconds and bytes.
+memory: a server is started on a journal with many people's events: how long until it is ready, and how large is it?
 """
 
 import argparse
@@ -16,11 +16,10 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import apsw
 import numpy as np
 import towerbridge
 
@@ -28,10 +27,6 @@ from bench.hardware import hardware
 from bench.process import ServerProcess, running_server
 from index.bundle import Bundle, BundleError, read_bundle
 from server.journal.database import open_journal
-from server.journal.items import ItemContent, load_items, seed_items
-from server.releases.loading import item_places
-from server.users.directory import Directory
-from server.users.people import People
 
 _METRIC = re.compile(r'towerbridge_event_visible_lag_seconds_bucket\{le="([^"]+)"\} ([0-9.e+]+)')
 _READY = re.compile(r"metrics on port (\d+)")
@@ -42,18 +37,17 @@ def main() -> int:
     arguments = _parser().parse_args()
     if arguments.people is None:
         arguments.people = 5_000 if arguments.what == "lag" else 1_000_000
+    try:
+        bundle = read_bundle(arguments.bundle)
+    except BundleError as error:
+        print(f"error: {error} (make demo makes one)", file=sys.stderr)
+        return 2
     if arguments.what == "lag":
-        try:
-            bundle = read_bundle(arguments.bundle)
-        except BundleError as error:
-            print(f"error: {error} (make demo makes one)", file=sys.stderr)
-            return 2
         result = measure_lag(
             bundle, arguments.events, arguments.recommends, arguments.seconds, arguments.people, arguments.seed
         )
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            result = measure_memory(Path(folder), arguments.people, arguments.events_each, arguments.items, arguments.seed)
+        result = measure_memory(bundle, arguments.people, arguments.events_each, arguments.seconds, arguments.seed)
     result["hardware"] = hardware()
     for name, value in result.items():
         print(f"  {name:32} {value}")
@@ -154,60 +148,64 @@ def _summary(taken: list[float]) -> dict[str, float]:
     return {"calls": len(taken), "p50": round(float(p50), 2), "p99": round(float(p99), 2)}
 
 
-def measure_memory(folder: Path, people: int, events_each: int, items: int, seed: int) -> dict[str, Any]:
-    """Loads the histories of everyone. The bytes are those of the whole process, and of what the histories added."""
-    file = open_journal(folder)
-    _fill(file.connection, people, events_each, seed_items(file, _items(items)), items, seed)
-    file.head += people * events_each
-    places = item_places(list(load_items(file.connection)))
-    before = _resident_mb()
-    started = time.perf_counter()
-    view = People(["view"], Directory(), limit=1000, capacity=people + people // 10)
-    view.load(file.connection, places, published=file.head)
-    seconds = time.perf_counter() - started
-    after = _resident_mb()
-    file.close()
+def measure_memory(bundle: Bundle, people: int, events_each: int, seconds: float, seed: int) -> dict[str, Any]:
+    """Starts a server on a journal with so many people's events, and looks at its process when it is ready, and later.
+
+    Later it has computed the vectors of some of the people, in the background.
+    """
+    with tempfile.TemporaryDirectory() as data:
+        path = _fill(Path(data) / "default", bundle.item_ids, people, events_each, seed)
+        started = time.perf_counter()
+        with running_server(bundle.path, Path(data), "--log-level", "warning") as server:
+            ready = time.perf_counter() - started
+            resident = _resident_mb(server.pid)
+            time.sleep(seconds)
+            later = _resident_mb(server.pid)
+        journal_mb = round(path.stat().st_size / 1e6)
+    with tempfile.TemporaryDirectory() as data, running_server(bundle.path, Path(data), "--log-level", "warning") as server:
+        empty = _resident_mb(server.pid)
     return {
-        "what": "everyone's history, links and consent, from the journal into memory",
+        "what": "a server with everyone's history, links and consent in memory",
         "people": people,
         "events_each": events_each,
-        "in_memory": view.in_memory,
-        "load_seconds": round(seconds, 1),
-        "added_mb": round(after - before),
-        "bytes_a_person": round((after - before) * 1e6 / people),
-        "process_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
-        "journal_mb": round((folder / "journal.sqlite").stat().st_size / 1e6),
+        "seconds_to_ready": round(ready, 1),
+        "process_mb_when_ready": resident,
+        "process_mb_without_people": empty,
+        "bytes_a_person": round((resident - empty) * 1e6 / people),
+        f"process_mb_{seconds:.0f}_s_later": later,
+        "journal_mb": journal_mb,
     }
 
 
-def _items(count: int) -> Iterator[tuple[ItemContent, float]]:
-    return ((ItemContent(f"item-{number:07d}"), float(number)) for number in range(count))
-
-
-def _fill(connection: apsw.Connection, people: int, events_each: int, head: int, items: int, seed: int) -> None:
-    """People who consented, each with events at random positions, in the order of their keys."""
+def _fill(folder: Path, item_ids: Sequence[str], people: int, events_each: int, seed: int) -> Path:
+    """A journal with people who consented, each with events of random positions and items."""
+    file = open_journal(folder)
     random_ = np.random.default_rng(seed)
     keys = np.sort(random_.choice(2**40, people, replace=False) + 1).tolist()
-    connection.pragma("synchronous", "off")
+    now_us = time.time_ns() // 1000
 
     def events() -> Iterator[tuple[Any, ...]]:
         for place, key in enumerate(keys):
-            for number in range(events_each):
-                position = head + 1 + number * people + place
-                item_id = f"item-{random_.integers(items):07d}"
-                yield key, position, position.to_bytes(16), item_id, "view", 1_700_000_000_000_000 + position, 0
+            chosen = random_.integers(len(item_ids), size=events_each).tolist()
+            for number, item in enumerate(chosen):
+                position = 1 + number * people + place
+                yield key, position, position.to_bytes(16, "big"), item_ids[item], "view", now_us + position, now_us
 
-    with connection:
+    file.connection.pragma("synchronous", "off")
+    with file.connection:
         names = ((key, f"user-{place:08d}") for place, key in enumerate(keys))
-        connection.executemany("INSERT INTO people (person_key, kind, subject_id) VALUES (?, 0, ?)", names)
-        agreed = ((key, head) for key in keys)
-        connection.executemany("INSERT INTO consents VALUES (?, ?, 1, 1, 'bench', 0, 0)", agreed)
-        connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", events())
+        file.connection.executemany("INSERT INTO people (person_key, kind, subject_id) VALUES (?, 0, ?)", names)
+        agreed = ((key, now_us, now_us) for key in keys)
+        file.connection.executemany("INSERT INTO consents VALUES (?, 0, 1, 1, 'bench', ?, ?)", agreed)
+        file.connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", events())
+        file.connection.execute("UPDATE meta SET value = ? WHERE key = 'head'", (people * events_each,))
+    file.close()
+    return folder / "journal.sqlite"
 
 
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize() / 1e6
+def _resident_mb(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return round(pages * resource.getpagesize() / 1e6)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -216,13 +214,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("what", choices=("lag", "memory"))
-    add("--bundle", type=Path, default=Path("demo-data/bundle"), help="lag: the bundle to serve (demo-data/bundle)")
+    add("--bundle", type=Path, default=Path("demo-data/bundle"), help="the bundle to serve (demo-data/bundle)")
     add("--events", type=float, default=300.0, help="lag: events a second (300)")
     add("--recommends", type=float, default=150.0, help="lag: Recommend calls a second (150)")
-    add("--seconds", type=float, default=60.0, help="lag: how long (60)")
+    add("--seconds", type=float, default=60.0, help="lag: how long; memory: between the two looks (60)")
     add("--people", type=int, default=None, help="lag: writers, and as many readers (5000); memory: people (1000000)")
     add("--events-each", type=int, default=20, help="memory: events of each person (20)")
-    add("--items", type=int, default=200_000, help="memory: items (200000)")
     add("--seed", type=int, default=0, help="of everything random (0)")
     add("--json", type=Path, metavar="FILE", help="where the result goes")
     return parser

@@ -26,6 +26,10 @@ class ServerProcess:
             raise ServerError("the server did not start; its message is above")
         self.target = f"127.0.0.1:{int(self.ready_line.split(_READY)[1].split(':')[0])}"
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def stop(self) -> None:
         """Asks the server to drain; raises ServerError if it does not leave with status 0."""
         self._process.send_signal(signal.SIGTERM)
