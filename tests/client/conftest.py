@@ -1,5 +1,7 @@
 """A small Towerbridge in memory: the real contract over a real loopback connection, with failures on demand."""
 
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -11,6 +13,7 @@ import pytest
 import towerbridge
 from towerbridge import v1
 from towerbridge.v1 import (
+    audience_pb2_grpc,
     event_pb2_grpc,
     item_pb2_grpc,
     recommendation_pb2_grpc,
@@ -75,14 +78,40 @@ class ScriptInterceptor(grpc.ServerInterceptor):
                 if failure.pushback_ms is not None:
                     context.set_trailing_metadata((("grpc-retry-pushback-ms", failure.pushback_ms),))
                 context.abort(failure.code, failure.details)
-            return handler.unary_unary(request, context)
+            inner = handler.unary_unary or handler.unary_stream or handler.stream_stream
+            return inner(request, context)
 
-        return grpc.unary_unary_rpc_method_handler(behave, handler.request_deserializer, handler.response_serializer)
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(behave, handler.request_deserializer, handler.response_serializer)
+        make = grpc.unary_stream_rpc_method_handler if handler.unary_stream else grpc.stream_stream_rpc_method_handler
+        return make(behave, handler.request_deserializer, handler.response_serializer)
 
 
 class SmallEvents(event_pb2_grpc.EventServiceServicer):
     def __init__(self) -> None:
         self.known: dict[str, v1.Event] = {}
+        # For each of the next calls of StreamEvents: it breaks after so many events, of which so many were answered.
+        self.breaks: deque[tuple[int, int]] = deque()
+        self.messages: list[int] = []  # events in each message of a stream
+        self.ended: list[str] = []  # how each stream ended
+        self.answering = threading.Event()  # streams wait for it
+        self.answering.set()
+
+    def StreamEvents(self, requests: Iterator[v1.StreamEventsRequest], context: Any) -> Iterator[v1.StreamEventsResponse]:
+        take, answer = self.breaks.popleft() if self.breaks else (sys.maxsize, sys.maxsize)
+        context.add_callback(lambda: self.ended.append("over"))
+        taken = answered = 0
+        for request in requests:
+            self.messages.append(len(request.events))
+            self.answering.wait(10)
+            for event in request.events:
+                if taken == take:
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "on demand")
+                result = self._record(taken, event)
+                taken += 1
+                if answered < answer:
+                    answered += 1
+                    yield v1.StreamEventsResponse(results=[result], acknowledged=answered)
 
     def RecordEvents(self, request: v1.RecordEventsRequest, context: Any) -> v1.RecordEventsResponse:
         results = [self._record(index, event) for index, event in enumerate(request.events)]
@@ -164,6 +193,37 @@ class SmallUsers(user_pb2_grpc.UserServiceServicer):
     def GetUser(self, request: v1.GetUserRequest, context: Any) -> v1.GetUserResponse:
         return v1.GetUserResponse(event_count=3)
 
+    def SetProfile(self, request: v1.SetProfileRequest, context: Any) -> v1.SetProfileResponse:
+        return v1.SetProfileResponse(revision="r1")
+
+    def SetConsent(self, request: v1.SetConsentRequest, context: Any) -> v1.SetConsentResponse:
+        return v1.SetConsentResponse(revision="r1")
+
+    def GetConsent(self, request: v1.GetConsentRequest, context: Any) -> v1.GetConsentResponse:
+        return v1.GetConsentResponse(revision="r1")
+
+    def LinkIdentity(self, request: v1.LinkIdentityRequest, context: Any) -> v1.LinkIdentityResponse:
+        return v1.LinkIdentityResponse(created=True, linked=[request.target, request.source])
+
+    def UnlinkIdentity(self, request: v1.UnlinkIdentityRequest, context: Any) -> v1.UnlinkIdentityResponse:
+        return v1.UnlinkIdentityResponse(removed=True)
+
+    def ExportUser(self, request: v1.ExportUserRequest, context: Any) -> Iterator[v1.ExportUserResponse]:
+        yield v1.ExportUserResponse(json_lines='{"kind": "person", "id": "a"}\n{"kind": "ev')
+        yield v1.ExportUserResponse(json_lines='ent", "item": "ü\\n"}\n')
+
+    def EraseUser(self, request: v1.EraseUserRequest, context: Any) -> v1.EraseUserResponse:
+        return v1.EraseUserResponse(erased=[request.person])
+
+
+class SmallAudience(audience_pb2_grpc.AudienceServiceServicer):
+    def FindSimilarUsers(self, request: v1.FindSimilarUsersRequest, context: Any) -> Iterator[v1.FindSimilarUsersResponse]:
+        for number in range(request.limit):
+            yield v1.FindSimilarUsersResponse(people=[v1.Person(user_id=f"u{number}")], scores=[1 / (number + 1)])
+
+    def FindAudience(self, request: v1.FindAudienceRequest, context: Any) -> Iterator[v1.FindAudienceResponse]:
+        yield v1.FindAudienceResponse(people=[v1.Person(user_id="u"), v1.Person(visitor_id="v")], scores=[0.5, 0.25])
+
 
 class SmallReleases(release_pb2_grpc.ReleaseServiceServicer):
     def GetRelease(self, request: v1.GetReleaseRequest, context: Any) -> v1.GetReleaseResponse:
@@ -184,6 +244,7 @@ def start(address: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | No
     """Starts a SmallServer at `address`; the caller stops it."""
     script, events, items = Script(), SmallEvents(), SmallItems()
     server = grpc.server(futures.ThreadPoolExecutor(4), interceptors=[ScriptInterceptor(script)])
+    audience_pb2_grpc.add_AudienceServiceServicer_to_server(SmallAudience(), server)
     event_pb2_grpc.add_EventServiceServicer_to_server(events, server)
     item_pb2_grpc.add_ItemServiceServicer_to_server(items, server)
     recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(SmallRecommendations(items), server)

@@ -1,21 +1,23 @@
 """Every RPC through both clients, and what their requests hold."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 import towerbridge
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from towerbridge import v1
-from towerbridge.v1 import event_pb2, item_pb2, recommendation_pb2, release_pb2, user_pb2
+from towerbridge.v1 import audience_pb2, event_pb2, item_pb2, recommendation_pb2, release_pb2, user_pb2
 
-FILES: list[FileDescriptor] = [module.DESCRIPTOR for module in (event_pb2, item_pb2, recommendation_pb2, release_pb2, user_pb2)]
+FILES: list[FileDescriptor] = [
+    module.DESCRIPTOR for module in (audience_pb2, event_pb2, item_pb2, recommendation_pb2, release_pb2, user_pb2)
+]
 RPCS: list[MethodDescriptor] = [
     method for file in FILES for service in file.services_by_name.values() for method in service.methods
 ]
 
-# One call an RPC; with an AsyncClient each gives a coroutine.
+# One call an RPC; with an AsyncClient each gives a coroutine, or an async iterator.
 CALLS: dict[str, Callable[[Any], Any]] = {
     "Recommend": lambda client: client.recommend(user_id="ann"),
     "BatchRecommend": lambda client: client.batch_recommend([towerbridge.recommend_request(user_id="ann")]),
@@ -29,6 +31,16 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "SetAvailability": lambda client: client.set_availability({"1": False}),
     "GetUser": lambda client: client.get_user(user_id="ann", limit=5),
     "GetRelease": lambda client: client.get_release(),
+    "SetProfile": lambda client: client.set_profile(user_id="ann", attributes={"size": "M"}),
+    "SetConsent": lambda client: client.set_consent(visitor_id="v", personalisation=True, source="banner"),
+    "GetConsent": lambda client: client.get_consent(user_id="ann"),
+    "LinkIdentity": lambda client: client.link_identity(visitor_id="v", user_id="ann"),
+    "UnlinkIdentity": lambda client: client.unlink_identity(visitor_id="v", user_id="ann"),
+    "EraseUser": lambda client: client.erase_user(user_id="ann"),
+    "ExportUser": lambda client: client.export_user(user_id="ann"),
+    "FindSimilarUsers": lambda client: client.find_similar_users(user_id="ann", limit=3),
+    "FindAudience": lambda client: client.find_audience("1", limit=3),
+    "StreamEvents": lambda client: client.stream_events([towerbridge.event("view", "1", user_id="ann")]),
 }
 
 
@@ -39,19 +51,21 @@ def full_name(method: MethodDescriptor) -> str:
 @pytest.mark.parametrize("method", RPCS, ids=lambda method: method.name)
 def test_every_rpc_of_the_contract_is_called_by_a_method_of_the_client(method: Any, client: Any, script: Any) -> None:
     reply = CALLS[method.name](client)
+    rows = list(reply) if isinstance(reply, Iterator) else None
     assert script.methods == [full_name(method)]
-    assert reply.DESCRIPTOR is method.output_type
+    assert rows if method.server_streaming else reply.DESCRIPTOR is method.output_type
 
 
 @pytest.mark.parametrize("method", RPCS, ids=lambda method: method.name)
 def test_every_rpc_of_the_contract_is_called_by_a_method_of_the_async_client(method: Any, server: Any) -> None:
     async def call() -> Any:
         async with towerbridge.AsyncClient(server.target) as client:
-            return await CALLS[method.name](client)
+            reply = CALLS[method.name](client)
+            return [row async for row in reply] if isinstance(reply, AsyncIterator) else await reply
 
     reply = asyncio.run(call())
     assert server.script.methods == [full_name(method)]
-    assert reply.DESCRIPTOR is method.output_type
+    assert reply if method.server_streaming else reply.DESCRIPTOR is method.output_type
 
 
 def test_both_clients_send_the_same_request(server: Any) -> None:

@@ -12,17 +12,27 @@ import towerbridge
 from google.protobuf.descriptor import FileDescriptor
 from towerbridge import v1
 from towerbridge._channel import service_config
-from towerbridge.v1 import common_pb2, event_pb2, filter_pb2, item_pb2, recommendation_pb2, release_pb2, user_pb2
+from towerbridge.v1 import (
+    audience_pb2,
+    common_pb2,
+    event_pb2,
+    filter_pb2,
+    item_pb2,
+    recommendation_pb2,
+    release_pb2,
+    user_pb2,
+)
 
 ROOT = Path(__file__).parents[2]
-FILES: list[FileDescriptor] = [
-    module.DESCRIPTOR for module in (common_pb2, event_pb2, filter_pb2, item_pb2, recommendation_pb2, release_pb2, user_pb2)
-]
+MODULES = (audience_pb2, common_pb2, event_pb2, filter_pb2, item_pb2, recommendation_pb2, release_pb2, user_pb2)
+FILES: list[FileDescriptor] = [module.DESCRIPTOR for module in MODULES]
+STREAMED = {"export_user", "find_audience", "find_similar_users", "stream_events"}
 RPC_NAMES = [method.name for file in FILES for service in file.services_by_name.values() for method in service.methods]
 
 
 def public_methods(client: type) -> dict[str, Any]:
-    return {name: value for name, value in vars(client).items() if not name.startswith("_") or name == "__init__"}
+    members = inspect.getmembers(client, inspect.isfunction)
+    return {name: value for name, value in members if not name.startswith("_") or name == "__init__"}
 
 
 def test_the_public_names_are_these() -> None:
@@ -49,6 +59,8 @@ def test_the_public_names_are_these() -> None:
         "exists",
         "item",
         "match",
+        "match_profile",
+        "person",
         "recommend_request",
         "rejected",
         "v1",
@@ -75,8 +87,12 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
     sync, asynchronous = public_methods(towerbridge.Client), public_methods(towerbridge.AsyncClient)
     assert sync.keys() == asynchronous.keys()
     for name in sync:
-        assert inspect.signature(sync[name]) == inspect.signature(asynchronous[name]), name
-        assert inspect.iscoroutinefunction(asynchronous[name]) == (name != "__init__"), name
+        assert arguments_of(sync[name]) == arguments_of(asynchronous[name]), name
+        assert inspect.iscoroutinefunction(asynchronous[name]) == (name not in {"__init__", *STREAMED}), name
+
+
+def arguments_of(method: Any) -> list[tuple[str, Any, Any]]:
+    return [(one.name, one.kind, one.default) for one in inspect.signature(method).parameters.values()]
 
 
 @pytest.mark.parametrize("name", RPC_NAMES)
@@ -106,6 +122,12 @@ def test_every_message_and_enum_of_the_contract_is_exported() -> None:
         ("set_availability", "SetAvailabilityRequest", set()),
         ("get_user", "GetUserRequest", set()),
         ("get_release", "GetReleaseRequest", set()),
+        ("set_profile", "SetProfileRequest", {"person", "profile"}),
+        ("get_consent", "GetConsentRequest", {"person"}),
+        ("export_user", "ExportUserRequest", {"person"}),
+        ("erase_user", "EraseUserRequest", {"person"}),
+        ("find_similar_users", "FindSimilarUsersRequest", {"person"}),
+        ("find_audience", "FindAudienceRequest", set()),
     ],
 )
 def test_arguments_are_named_as_the_requests_fields(method: str, request_type: str, flattened: set[str]) -> None:
@@ -114,6 +136,10 @@ def test_arguments_are_named_as_the_requests_fields(method: str, request_type: s
     expected = fields - flattened
     if "subject" in flattened:
         expected |= {"user_id", "visitor_id", "history", "vector", "release_id"}
+    if "person" in flattened:
+        expected |= {"user_id", "visitor_id"}
+    if "profile" in flattened:
+        expected |= set(v1.Profile.DESCRIPTOR.fields_by_name)
     if "search" in flattened:
         expected |= set(v1.SearchOptions.DESCRIPTOR.fields_by_name)
     arguments = set(inspect.signature(getattr(towerbridge.Client, method)).parameters)
