@@ -1,15 +1,12 @@
 """The only place where objects are wired."""
 
 import gc
-import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 
 import apsw
 import grpc
-import numpy as np
 import torch
 from towerbridge.v1 import (
     audience_pb2,
@@ -54,6 +51,7 @@ from server.journal.writer import JournalWriter
 from server.recommend.flow import Recommender
 from server.releases.loading import load_views, seed_catalogue
 from server.releases.release import Release
+from server.releases.warm_up import CHECK, check_device, warm_up
 from server.telemetry.endpoint import Metrics
 from server.telemetry.index import IndexFigures
 from server.telemetry.people import PeopleFigures
@@ -62,13 +60,10 @@ from server.users.audience import Audience
 from server.users.changes import PeopleChanges
 from server.users.directory import Directory, Purpose
 from server.users.erasure import Erasure
-from server.users.histories import History
 from server.users.intake import EventIntake, now_us
 from server.users.people import People
 from server.users.refresher import Refresher
 
-_log = logging.getLogger(__name__)
-_CHECK = "see the lines above, and python -m training check"
 _MANY_TO_REFRESH = 256  # people: 64 ms of the engine's time
 _SERVICES = tuple(
     proto.DESCRIPTOR.services_by_name[name].full_name
@@ -92,7 +87,7 @@ class App:
     def __init__(self, config: Config, *, clock_us: Callable[[], int] = now_us) -> None:
         self._config = config
         self._clock_us = clock_us
-        _check_device(config.engine.device)
+        check_device(config.engine.device)
         check_port(config.listen)  # before anything is written or loaded; it is bound last
         torch.set_num_threads(config.engine.threads)
         with ExitStack() as opened:  # closed again if anything below fails
@@ -100,7 +95,7 @@ class App:
                 self._load(config, opened)
             except apsw.Error as error:
                 raise StartupError(f"cannot use the journal in {config.data}: {error}; check the disk and its space") from None
-            _warm_up(self.live, self._texts)
+            warm_up(self.live, self._texts)
             self.metrics_port = self._serve_metrics(config, opened)
             # The port last: it takes connections as soon as it is bound.
             self._edge = Edge(config.listen, self._register, _SERVICES)
@@ -155,7 +150,7 @@ class App:
         except (ChoiceError, MemoryPlanError) as error:
             raise StartupError(f"index: {error}") from None
         except ServiceError as error:
-            raise StartupError(f"{config.bundle}: the text encoder does not work: {error}; {_CHECK}") from None
+            raise StartupError(f"{config.bundle}: the text encoder does not work: {error}; {CHECK}") from None
         opened.callback(self.live.live_index.close)
         note_bundle(file.connection, self.live.release_id, bundle.manifest.watermark, self._clock_us())
         self.people.read_from(open_reader(file.path), self.catalogue.locate)
@@ -223,8 +218,10 @@ class App:
             ),
             server,
         )
-        audience = Audience(people, self._refresher, self._computer.refresh, self._engine, release)
-        audience_pb2_grpc.add_AudienceServiceServicer_to_server(AudienceServicer(audience, self.catalogue, config), server)
+        self._audience = Audience(people, self._refresher, self._computer.refresh, self._engine, release)
+        audience_pb2_grpc.add_AudienceServiceServicer_to_server(
+            AudienceServicer(self._audience, self.catalogue, config), server
+        )
         release_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseServicer(self.catalogue, release), server)
 
     def start(self) -> None:
@@ -264,46 +261,3 @@ class App:
 
     def _not_serving(self) -> None:
         self._edge.not_serving()
-
-
-def _check_device(device: str) -> None:
-    if not device.startswith("cuda"):
-        return
-    if not torch.cuda.is_available():
-        raise StartupError(
-            f"engine.device is {device} but torch sees no CUDA device; install the driver and the gpu extra "
-            "(in an environment of its own: pip install -e '.[gpu]'), or use --device cpu"
-        )
-    if torch.device(device).index is not None and torch.device(device).index >= torch.cuda.device_count():
-        raise StartupError(f"engine.device is {device} but there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-
-
-def _warm_up(release: Release, texts: TextWorker | None) -> None:
-    """Runs each computation once, so that no request pays for first calls. Raises StartupError if the text encoder fails."""
-    started = time.monotonic()
-    if texts is not None:
-        _warm_up_texts(release, texts)
-    ordinals = np.arange(min(len(release.bundle.item_ids), release.bundle.manifest.history_length or 0), dtype=np.int32)
-    history = History(
-        ordinals=ordinals + 1,
-        types=np.zeros(len(ordinals), dtype=np.int16),
-        times_us=np.arange(len(ordinals), dtype=np.int64),
-        version=1,
-        counted=len(ordinals),
-        generation=0,
-    )
-    if release.has_user_tower and release.counts(history):
-        for batch in (1, 2, 4, 8):
-            vectors = release.encode([history] * batch)
-            release.index.search(torch.from_numpy(vectors).to(release.device), [10] * batch)
-    _log.info("warmed up in %.1f s", time.monotonic() - started)
-
-
-def _warm_up_texts(release: Release, texts: TextWorker) -> None:
-    path, expected = release.bundle.path, release.bundle.manifest.text.dim
-    try:
-        found = texts.encode(["warm up"]).shape[1]
-    except ServiceError as error:
-        raise StartupError(f"{path}: the text encoder does not work: {error}; {_CHECK}") from None
-    if found != expected:
-        raise StartupError(f"{path}: the text encoder gives {found} components, the manifest says {expected}; train it again")
