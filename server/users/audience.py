@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -118,7 +119,7 @@ class Audience:
         self._refresh = refresh
         self._engine = engine
         self._release = release
-        self._calls = 0
+        self.calls = 0  # in flight
 
     async def like(self, person: Person, limit: int, min_score: float | None, deadline: float) -> AsyncIterator[Part]:
         """The people nearest to a person, without that person. deadline: time.monotonic seconds.
@@ -139,8 +140,9 @@ class Audience:
             history = self._people.history(root)  # here, before the call: see ForPerson
             return lambda: _vector_of(release, root, history)
 
-        async for part in self._find(vector, limit, min_score, lambda key: key != root, deadline):
-            yield part
+        async with aclosing(self._find(vector, limit, min_score, lambda key: key != root, deadline)) as parts:
+            async for part in parts:
+                yield part
 
     async def for_item(
         self, ordinal: int, limit: int, min_score: float | None, *, exclude_seen: bool, deadline: float
@@ -156,8 +158,9 @@ class Audience:
         def vector(release: Release) -> Callable[[], NDArray[np.float32]]:
             return lambda: _vector_of_item(release, ordinal)
 
-        async for part in self._find(vector, limit, min_score, is_wanted, deadline):
-            yield part
+        async with aclosing(self._find(vector, limit, min_score, is_wanted, deadline)) as parts:
+            async for part in parts:
+                yield part
 
     async def _find(
         self,
@@ -166,10 +169,10 @@ class Audience:
         min_score: float | None,
         is_wanted: Callable[[int], bool],
         deadline: float,
-    ) -> AsyncIterator[Part]:
-        if self._calls >= _CALLS_MAX:
+    ) -> AsyncGenerator[Part]:
+        if self.calls >= _CALLS_MAX:
             raise ResourceExhausted(f"{_CALLS_MAX} calls that look for people are in flight; repeat this one later")
-        self._calls += 1
+        self.calls += 1
         try:
             release = self._release()
             if not release.has_user_tower:
@@ -184,7 +187,7 @@ class Audience:
             async for people, scores in _parts(names, limit, deadline):
                 yield Part(people, scores, release.release_id, scan.compared)
         finally:
-            self._calls -= 1
+            self.calls -= 1
 
     async def _freshen(self, deadline: float) -> None:
         """Computes the vectors of all who wait now; those before are in by then, too."""

@@ -12,7 +12,7 @@ from towerbridge.v1 import audience_pb2, audience_pb2_grpc, event_pb2
 
 from index.bundle import Bundle
 from server.journal.events import USER, Person
-from tests.server.about_people import About, decision, user, visitor
+from tests.server.about_people import About, decision, refused, user, visitor
 from tests.server.conftest import NOW_US, Serve, Served, offline_vector
 
 ENABLED = {"enabled": True}
@@ -206,3 +206,51 @@ def test_events_that_come_in_meanwhile_neither_double_nor_lose_anybody(serve: Se
         writer.join()
     key = served.app.people.directory.find(Person(USER, "user-7"))
     assert key in served.app.live.user_vectors
+
+
+def test_callers_who_leave_in_the_middle_make_room_for_others(serve: Serve):
+    served = serve(audience=ENABLED)
+    record(served, *((f"user-{n}", f"item-{n % 50}") for n in range(3000)))
+    request = audience_pb2.FindAudienceRequest(item_id="item-1", limit=3000)
+    with grpc.insecure_channel(f"127.0.0.1:{served.app.port}") as channel:
+        stub = audience_pb2_grpc.AudienceServiceStub(channel)
+        for _ in range(3):
+            answers = [stub.FindAudience(request, timeout=20) for _ in range(4)]
+            for answer in answers:
+                assert len(next(answer).people) == 1000
+                answer.cancel()
+            deadline = time.monotonic() + 5
+            while (found := _count(stub, request)) is None:
+                assert time.monotonic() < deadline
+            assert found == 3000
+
+
+def test_a_crowd_of_calls_is_refused_and_not_queued(serve: Serve):
+    served = serve(audience=ENABLED)
+    crowd(served)
+    released = threading.Event()
+    held = served.app._engine.call(released.wait)
+    request = audience_pb2.FindAudienceRequest(item_id="item-1", limit=10)
+    with grpc.insecure_channel(f"127.0.0.1:{served.app.port}") as channel:
+        stub = audience_pb2_grpc.AudienceServiceStub(channel)
+        answers = [stub.FindAudience(request, timeout=20) for _ in range(4)]
+        audience = served.app._audience
+        deadline = time.monotonic() + 5
+        while audience.calls < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "repeat this one later"):
+            next(stub.FindAudience(request, timeout=20))
+        released.set()
+        held.result()
+        assert [len(next(answer).people) for answer in answers] == [10] * 4
+
+
+def _count(stub: audience_pb2_grpc.AudienceServiceStub, request: audience_pb2.FindAudienceRequest) -> int | None:
+    """How many people are found; None if there is no room for the call."""
+    try:
+        return sum(len(part.people) for part in stub.FindAudience(request, timeout=20))
+    except grpc.RpcError as error:
+        assert isinstance(error, grpc.Call)
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return None
