@@ -25,6 +25,8 @@ _TOKEN_RATIO = 0.1
 _LOOK_S = 2.0
 _BETWEEN_LOOKS_S = 0.1
 
+# What grpc.aio says if a message was being written when the call ended: the server's own status is lost then.
+_STATUS_LOST = "Internal error from Core"
 _FIRST_BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 1.0
 _NOT_READY_CODES = (
@@ -125,7 +127,8 @@ class StreamAttempts:
     def _pause_s(self, failure: TowerbridgeError) -> float | None:
         if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return failure.retry_after_s
-        if failure.code is not grpc.StatusCode.UNAVAILABLE:
+        lost = failure.code is grpc.StatusCode.INTERNAL and failure.message == _STATUS_LOST
+        if failure.code is not grpc.StatusCode.UNAVAILABLE and not lost:
             return None
         backoff_s = self._backoff_s
         self._backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)

@@ -1,5 +1,6 @@
 """A small Towerbridge in memory: the real contract over a real loopback connection, with failures on demand."""
 
+import itertools
 import sys
 import threading
 from collections import deque
@@ -101,17 +102,22 @@ class SmallEvents(event_pb2_grpc.EventServiceServicer):
         take, answer = self.breaks.popleft() if self.breaks else (sys.maxsize, sys.maxsize)
         context.add_callback(lambda: self.ended.append("over"))
         taken = answered = 0
-        for request in requests:
-            self.messages.append(len(request.events))
-            self.answering.wait(10)
+        for request in itertools.chain([v1.StreamEventsRequest()], requests):
+            if request.events:
+                self.messages.append(len(request.events))
+                self.answering.wait(10)
             for event in request.events:
                 if taken == take:
-                    context.abort(grpc.StatusCode.UNAVAILABLE, "on demand")
+                    break
                 result = self._record(taken, event)
                 taken += 1
                 if answered < answer:
                     answered += 1
                     yield v1.StreamEventsResponse(results=[result], acknowledged=answered)
+            if taken == take:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "on demand")
+        if answered < taken:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "on demand")
 
     def RecordEvents(self, request: v1.RecordEventsRequest, context: Any) -> v1.RecordEventsResponse:
         results = [self._record(index, event) for index, event in enumerate(request.events)]
