@@ -205,6 +205,6 @@ def test_nothing_is_rejected_where_all_went_well(client: Any) -> None:
     assert towerbridge.rejected(client.remove_items(["1"])) == []
 
 
-def test_an_id_that_is_a_number_is_refused_with_its_name_and_what_to_write():
+def test_an_id_that_is_a_number_is_refused_with_its_name_and_what_to_write() -> None:
     with pytest.raises(TypeError, match=r"item_id must be a str, not 1; write item_id=str"):
         towerbridge.event("view", 1, user_id="ann")  # type: ignore[arg-type]

@@ -136,7 +136,7 @@ def test_no_more_than_the_limit_is_read_ahead_of_the_results(server: Any) -> Non
             yield read[-1]
 
     with towerbridge.Client(server.target) as client:
-        stream = client.stream_events(endless(), outstanding=10)
+        stream: Any = client.stream_events(endless(), outstanding=10)
         taken = threading.Thread(target=lambda: next(stream))
         taken.start()
         time.sleep(0.5)
