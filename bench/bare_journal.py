@@ -8,16 +8,17 @@ from pathlib import Path
 from towerbridge import v1
 
 from bench.event_load import Clock
-from server.journal.database import open_journal
+from server.journal.database import JournalFile, open_journal
 from server.journal.events import USER, Event, Person, RecordEvents, Status, StoredEvent
 from server.journal.writer import JournalWriter
 
 
 class _Everyone:
-    """Everybody may be recorded."""
+    """Everybody may be recorded. Knows the people of the journal, as the server does."""
 
-    def __init__(self) -> None:
-        self._keys: dict[Person, int] = {}
+    def __init__(self, file: JournalFile) -> None:
+        rows = file.connection.execute("SELECT kind, subject_id, person_key FROM people")
+        self._keys = {Person(kind, subject_id): key for kind, subject_id, key in rows}
 
     def find(self, person: Person) -> int | None:
         return self._keys.get(person)
@@ -36,7 +37,7 @@ def journal_rate(directory: Path, batches: Sequence[v1.RecordEventsRequest], sec
     now_us = time.time_ns() // 1000
     ready = [[_event(event, now_us) for event in batch.events] for batch in batches]
     file = open_journal(directory)
-    writer, people, clock = JournalWriter(file), _Everyone(), Clock(seconds)
+    writer, people, clock = JournalWriter(file), _Everyone(file), Clock(seconds)
     writer.start()
     remaining, lock = iter(ready), threading.Lock()
 
