@@ -18,7 +18,7 @@ from server.users.people import People
 from server.users.portability import held_about
 from server.waiting import result_of
 
-_LATE = "the erasure goes on; repeat the call for its receipts"
+_LATE = "the erasure goes on, unless the server is stopped first; repeat the call until it gives receipts"
 
 
 class ErasureCalls:

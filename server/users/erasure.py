@@ -23,6 +23,7 @@ _DAY_US = 86_400_000_000
 _AT_ONCE = 2_000  # pages cleared by one write, some 30 ms
 _READERS_SECONDS = 30.0  # how long to wait for whoever reads the journal in one long transaction
 _PAUSE_SECONDS = 0.1
+_STOPPING = "the server is stopping; repeat the call elsewhere"
 
 
 class Receipt(NamedTuple):
@@ -72,23 +73,43 @@ class Erasure:
         self._scrubs = config.erasure.backups == "scrub"
         self._clock_us = clock_us
         self._free_space = FreeSpace(file)
+        self._waiting: dict[Person, Future[Forgotten]] = {}  # those whose turn has not come
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="erasure")
 
     def erase(self, person: Person) -> Future[Forgotten]:
-        """Erases a person and all ids linked to them. Safe to repeat.
+        """Erases a person and all ids linked to them. Safe to repeat. It is done, too, if whoever waits for it leaves.
 
-        The future fails with Unavailable if something could not be cleaned; what is gone by then is gone, and stays so.
+        The future cannot be cancelled; calls for a person whose turn has not come share one. It fails with Unavailable if
+        something could not be cleaned; what is gone by then is gone, and stays so.
         """
+        waiting = self._waiting.get(person)
+        if waiting is not None:
+            return waiting
+        done: Future[Forgotten] = Future()
+        done.set_running_or_notify_cancel()
+        self._waiting[person] = done
         try:
-            return self._thread.submit(self._erase, person)
+            self._thread.submit(self._erase, person).add_done_callback(lambda work: self._hand_over(person, work, done))
         except RuntimeError:
-            raise Unavailable("the server is stopping; repeat the call elsewhere") from None
+            del self._waiting[person]
+            raise Unavailable(_STOPPING) from None
+        return done
 
     def close(self) -> None:
-        """Ends what has begun. Before the journal's writer is closed."""
+        """Ends what has begun; those who wait get Unavailable. Before the journal's writer is closed."""
         self._thread.shutdown(cancel_futures=True)
 
+    def _hand_over(self, person: Person, work: Future[Forgotten], done: Future[Forgotten]) -> None:
+        if work.cancelled():
+            self._waiting.pop(person, None)
+            done.set_exception(Unavailable(_STOPPING))
+        elif (error := work.exception()) is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(work.result())
+
     def _erase(self, person: Person) -> Forgotten:
+        self._waiting.pop(person, None)  # before anything is done: later calls are for what comes later
         write = ErasePeople(
             person,
             self._file,

@@ -1,0 +1,42 @@
+"""What a review of the code about people found: races between calls, and what is left after a change."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from towerbridge.v1 import user_pb2
+
+from server.journal.events import USER, Person
+from tests.server.about_people import About, refused, user
+from tests.server.conftest import Serve, Served
+from tests.server.erasing import NOT_FOUND, event, record
+
+PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+
+
+def wait_for(holds: Callable[[], Any]) -> None:
+    until = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def key_of(served: Served, subject_id: str, kind: int = USER) -> int:
+    key = served.app.people.directory.find(Person(kind, subject_id))
+    assert key is not None
+    return key
+
+
+def test_an_erasure_that_waits_for_others_is_done_although_its_caller_has_left(serve: Serve):
+    served = serve()
+    record(served, event(user("ann"), "item-1"))
+    others = threading.Event()
+    served.app._erasure._thread.submit(others.wait)
+    with refused(grpc.StatusCode.DEADLINE_EXCEEDED, "goes on|Deadline"):
+        served.client._users.EraseUser(user_pb2.EraseUserRequest(person=user("ann")), timeout=0.3)
+    others.set()
+    wait_for(lambda: served.app.people.directory.find(Person(USER, "ann")) is None)
+    with refused(NOT_FOUND, "nothing"):
+        About(served).get(user("ann"))
