@@ -110,8 +110,9 @@ class People:
         return key in self._erased
 
     def is_current(self, key: int, generation: int) -> bool:
-        """Whether what was made of a history of this generation may still be kept under the key."""
-        return key not in self._erased and self._generations.get(key, 0) == generation
+        """Whether what was made of a history of this generation may still be kept under the key, which must be a root's."""
+        is_root = self.directory.parent(key) is None
+        return is_root and key not in self._erased and self._generations.get(key, 0) == generation
 
     def references(self, ordinal: int) -> int:
         """How many recorded events on the item count."""

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from towerbridge.v1 import user_pb2
 
+from server.engine.batch import BatchComputer
 from server.journal.events import USER, Person
 from tests.server.about_people import About, refused, user
 from tests.server.conftest import Serve, Served
@@ -40,3 +41,16 @@ def test_an_erasure_that_waits_for_others_is_done_although_its_caller_has_left(s
     wait_for(lambda: served.app.people.directory.find(Person(USER, "ann")) is None)
     with refused(NOT_FOUND, "nothing"):
         About(served).get(user("ann"))
+
+
+def test_a_person_who_was_to_be_refreshed_and_belongs_to_another_now_has_no_vector_of_their_own(serve: Serve):
+    served = serve()
+    record(served, event(user("ann"), "item-1"), event(user("old"), "item-2"))
+    serve.stop(served)  # type: ignore[attr-defined]
+    served = serve(users={"refresh": False})  # both wait to be computed
+    about, app = About(served), served.app
+    about.link(user("old"), user("ann"))
+    computer = BatchComputer(app._release, app.people, app._refresher, clock_us=served.clock)
+    app._engine.call(lambda: [computer.refresh() for _ in range(4)]).result()
+    assert app.live.user_vectors.get(key_of(served, "ann")) is not None
+    assert app.live.user_vectors.get(key_of(served, "old")) is None
