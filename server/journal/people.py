@@ -27,21 +27,34 @@ class Pair(NamedTuple):
 
 
 class SetConsent(Generic[T]):
-    """Adds decisions to a subject's trail, each once. Of those about one purpose the one given last counts; ties: the last."""
+    """Adds decisions to a subject's trail, each once. Of those about one purpose the one given last counts; ties: the last.
+
+    Refused if one of them is from before the subject was erased.
+    """
 
     alone = True
 
     def __init__(
-        self, person: Person, decisions: Sequence[Decision], received_us: int, publish: Callable[[Decided], T]
+        self,
+        person: Person,
+        decisions: Sequence[Decision],
+        received_us: int,
+        publish: Callable[[Decided], T],
+        erased_us: Callable[[Person], int | None] = lambda person: None,
     ) -> None:
+        """erased_us: when somebody was erased last; asked on the thread that writes, behind every earlier erasure."""
         self.rows = len(decisions)
         self._person = person
         self._decisions = decisions
         self._received_us = received_us
         self._publish = publish
+        self._erased_us = erased_us
         self._decided: Decided | None = None
 
     def commit(self, transaction: Transaction) -> None:
+        erased_us = self._erased_us(self._person)
+        if erased_us is not None and any(decision.given_us <= erased_us for decision in self._decisions):
+            raise FailedPrecondition(f"{named(self._person)} was erased after this decision; ask them again")
         key = person_key(transaction, self._person)
         for purpose, granted, source, given_us, is_now in self._decisions:
             if is_now:

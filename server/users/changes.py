@@ -5,9 +5,8 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from server.engine.engine import Engine
-from server.errors import FailedPrecondition
 from server.journal.events import Person
-from server.journal.people import Decided, LinkPeople, Pair, SetConsent, SetProfile, UnlinkPeople, named
+from server.journal.people import Decided, LinkPeople, Pair, SetConsent, SetProfile, UnlinkPeople
 from server.journal.writer import JournalWriter
 from server.releases.release import Release
 from server.users.admission import Erased
@@ -46,15 +45,12 @@ class PeopleChanges:
         self._clock_us = clock_us
 
     def set_consent(self, person: Person, decisions: Sequence[Decision]) -> Future[None]:
-        """Raises FailedPrecondition if a decision is from before the person was erased."""
-        erased_us = self._erased.erased_us(person)
-        if erased_us is not None and any(decision.given_us <= erased_us for decision in decisions):
-            raise FailedPrecondition(f"{named(person)} was erased after this decision; ask them again")
+        """The future fails with FailedPrecondition if a decision is from before the person was erased."""
 
         def publish(decided: Decided) -> None:
             self.outdated(self._people.decide(*decided))
 
-        return self._journal.submit(SetConsent(person, decisions, self._clock_us(), publish))
+        return self._journal.submit(SetConsent(person, decisions, self._clock_us(), publish, self._erased.erased_us))
 
     def set_profile(self, person: Person, profile: Profile | None) -> Future[None]:
         """Replaces the profile; None removes it. The future fails with FailedPrecondition without consent."""

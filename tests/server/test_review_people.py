@@ -3,13 +3,16 @@
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
+import pytest
 from towerbridge.v1 import user_pb2
 
 from server.engine.batch import BatchComputer
 from server.journal.events import USER, Person
+from server.users.directory import Decision, Purpose
 from tests.server.about_people import About, refused, user
 from tests.server.conftest import Serve, Served
 from tests.server.erasing import NOT_FOUND, event, record
@@ -54,3 +57,37 @@ def test_a_person_who_was_to_be_refreshed_and_belongs_to_another_now_has_no_vect
     app._engine.call(lambda: [computer.refresh() for _ in range(4)]).result()
     assert app.live.user_vectors.get(key_of(served, "ann")) is not None
     assert app.live.user_vectors.get(key_of(served, "old")) is None
+
+
+def test_a_decision_that_waits_behind_an_erasure_is_refused_if_it_is_older(serve: Serve):
+    served = serve()
+    record(served, event(user("ann"), "item-1"))
+    app, ann = served.app, Person(USER, "ann")
+    go = threading.Event()
+    app._journal.submit(_Wait(go))
+    erased = app._erasure.erase(ann)
+    wait_for(lambda: len(app._journal._queue) == 1)
+    decided: Future[None] = app._people_changes.set_consent(
+        ann, [Decision(Purpose.PERSONALISATION, True, "banner", served.clock() - 1)]
+    )
+    go.set()
+    erased.result(30)
+    with pytest.raises(Exception, match="was erased after this decision"):
+        decided.result(30)
+    assert app.people.directory.find(ann) is None
+
+
+class _Wait:
+    """A write that keeps the journal's writer until it is told."""
+
+    alone = True
+    rows = 1
+
+    def __init__(self, go: threading.Event) -> None:
+        self._go = go
+
+    def commit(self, transaction: object) -> None:
+        assert self._go.wait(30)
+
+    def publish(self) -> None:
+        pass
