@@ -29,6 +29,14 @@ T = TypeVar("T")
 _AUTOMATIC_PAGES = 1000  # SQLite's default: a checkpoint begins when the log has so many
 _BUSY_MS = 5000
 _PATIENCE_MS = 20  # for readers that hold the log, while every writer waits
+_LATEST = """
+SELECT max(us) FROM (
+  SELECT max(received_us) AS us FROM events WHERE person_key = ?1
+  UNION ALL SELECT max(max(given_us, received_us)) FROM consents WHERE person_key = ?1
+  UNION ALL SELECT updated_us FROM profiles WHERE person_key = ?1
+  UNION ALL SELECT max(linked_us) FROM links WHERE source_key = ?1
+)
+"""
 
 
 class Erased(NamedTuple):
@@ -84,6 +92,9 @@ class ErasePeople(Generic[T]):
         self._events = [event for one in keys for event in _events(connection, one)]
         hashes = [hashed for one in keys for hashed in _hashes(connection, one)]
         erased_us = self._clock_us()
+        latest_us = max((_latest_us(connection, one) for one in keys), default=0)
+        if latest_us > erased_us:  # the clock went back; but what is to go from backups is told by its time
+            erased_us = latest_us + 1
         was_clean = is_clean(connection, self._tombstones)
         self._tombstones.add(zip(people, exported, strict=True), erased_us, hashes, erased_us + self._retry_us)
         rows = remove_people(connection, keys)
@@ -249,6 +260,11 @@ def _events(connection: apsw.Connection, key: int) -> list[HeldEvent]:
         "SELECT person_key, position, item_id, type FROM events WHERE person_key = ? AND item_id IS NOT NULL", (key,)
     )
     return [HeldEvent(*row) for row in rows]
+
+
+def _latest_us(connection: apsw.Connection, key: int) -> int:
+    """When the last of what is held under a key came in; 0: never."""
+    return int(connection.execute(_LATEST, (key,)).get or 0)
 
 
 def _hashes(connection: apsw.Connection, key: int) -> list[bytes]:

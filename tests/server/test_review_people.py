@@ -11,11 +11,12 @@ import pytest
 from towerbridge.v1 import user_pb2
 
 from server.engine.batch import BatchComputer
+from server.journal.backup import back_up
 from server.journal.events import USER, Person
 from server.users.directory import Decision, Purpose
-from tests.server.about_people import About, refused, user
+from tests.server.about_people import About, refused, user, visitor
 from tests.server.conftest import Serve, Served
-from tests.server.erasing import NOT_FOUND, event, record
+from tests.server.erasing import NOT_FOUND, directory, erase, event, found, record
 
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 
@@ -91,3 +92,17 @@ class _Wait:
 
     def publish(self) -> None:
         pass
+
+
+def test_what_was_recorded_while_the_clock_was_ahead_is_erased_from_backups_too(serve: Serve):
+    served = serve()
+    about, name = About(served), "unusual-4711"
+    served.clock.now_us += 3_600_000_000
+    record(served, event(user(name), "item-1"))
+    about.profile(user(name), likes=["item-2"])
+    about.link(visitor(f"{name}-phone"), user(name))
+    backup = back_up(directory(served)).path
+    served.clock.now_us -= 3_600_000_000
+    erase(served, user(name))
+    assert backup.exists()
+    assert found(served.app._config.data, [name]) == ""
