@@ -149,6 +149,8 @@ class Directory:
 
     def _on_the_way(self, key: int, purpose: Purpose) -> bool | None:
         """False if anybody from the key to the root has said no, True if one has said yes, None if nobody has decided."""
+        if key not in self._parents:  # most people; this runs for every event and answer
+            return self.decided(key, purpose)
         decision: bool | None = None
         for member in self._way(key):
             decided = self.decided(member, purpose)
