@@ -80,7 +80,10 @@ class SetConsent(Generic[T]):
 
 
 class SetProfile(Generic[T]):
-    """Replaces a subject's profile, given as JSON; None removes it. Refused without consent to personalisation."""
+    """Replaces a subject's profile, given as JSON; None removes it. Refused without consent to personalisation.
+
+    To remove that of a subject of whom nothing is known writes nothing of them.
+    """
 
     alone = True
     rows = 1
@@ -94,12 +97,14 @@ class SetProfile(Generic[T]):
         self._received_us = received_us
         self._directory = directory
         self._publish = publish
-        self._key = 0
+        self._key: int | None = None
 
     def commit(self, transaction: Transaction) -> None:
         if self._profile is not None and not self._directory.may_person(self._person, Purpose.PERSONALISATION):
             raise FailedPrecondition(f"{named(self._person)} has not consented to personalisation; record their consent first")
-        self._key = person_key(transaction, self._person)
+        self._key = self._directory.find(self._person) if self._profile is None else person_key(transaction, self._person)
+        if self._key is None:
+            return
         position = transaction.next_position()
         if self._profile is None:
             transaction.execute("DELETE FROM profiles WHERE person_key = ?", (self._key,))
@@ -108,8 +113,8 @@ class SetProfile(Generic[T]):
                 "INSERT OR REPLACE INTO profiles VALUES (?, ?, ?, ?)", (self._key, position, self._profile, self._received_us)
             )
 
-    def publish(self) -> T:
-        return self._publish(self._key)
+    def publish(self) -> T | None:
+        return self._publish(self._key) if self._key is not None else None
 
 
 class LinkPeople(Generic[T]):

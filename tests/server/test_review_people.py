@@ -106,3 +106,11 @@ def test_what_was_recorded_while_the_clock_was_ahead_is_erased_from_backups_too(
     erase(served, user(name))
     assert backup.exists()
     assert found(served.app._config.data, [name]) == ""
+
+
+def test_taking_back_a_profile_that_is_not_there_writes_nothing(serve: Serve):
+    served = serve(consent={"personalisation": "opt_in"})
+    name = "unusual-4712"
+    assert About(served).profile(user(name)).revision
+    assert served.app.people.directory.find(Person(USER, name)) is None
+    assert found(served.app._config.data, [name]) == ""
