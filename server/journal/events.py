@@ -36,7 +36,10 @@ class Event:
         occurred = str(self.occurred_us) if self.occurred_given else ""
         (kind, subject_id), item_id, name = self.person, self.item_id, self.type
         # Each part with its length, so that no two contents give the same text. Written out: this runs for every event.
-        text = f"1:{kind}\0{len(subject_id)}:{subject_id}\0{len(item_id)}:{item_id}\0{len(name)}:{name}\0{len(occurred)}:{occurred}"
+        text = (
+            f"1:{kind}\0{len(subject_id)}:{subject_id}\0{len(item_id)}:{item_id}"
+            f"\0{len(name)}:{name}\0{len(occurred)}:{occurred}"
+        )
         return blake2b(text.encode(), digest_size=16).digest()
 
 
