@@ -9,6 +9,8 @@ from server.journal.writer import Transaction
 from server.users.directory import Decision, Directory, Purpose
 
 T = TypeVar("T")
+LINKED_MAX = 1_000
+"""Ids of one person: a history that is not in memory is read id by id, and a chain is walked for every request."""
 
 
 class Decided(NamedTuple):
@@ -118,7 +120,7 @@ class SetProfile(Generic[T]):
 
 
 class LinkPeople(Generic[T]):
-    """Links a source to a target, unless it is linked so already; refuses a second target and a circle."""
+    """Links a source to a target, unless it is linked so already; refuses a second target, a circle and one id too many."""
 
     alone = True
     rows = 1
@@ -147,6 +149,12 @@ class LinkPeople(Generic[T]):
         if self._directory.root(target) == source:
             raise FailedPrecondition(
                 f"target: {named(self._target)} belongs to {named(self._source)}; unlink it from there first"
+            )
+        count = len(self._directory.members(source)) + len(self._directory.members(target))
+        if count > LINKED_MAX:
+            raise FailedPrecondition(
+                f"target: {named(self._target)} would be a person of {count} ids with {named(self._source)}; at most "
+                f"{LINKED_MAX} can be one, so unlink some first"
             )
         transaction.execute(
             "INSERT INTO links VALUES (?, ?, ?, ?)", (source, target, transaction.next_position(), self._received_us)

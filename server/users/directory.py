@@ -100,7 +100,16 @@ class Directory:
 
     def permitted_members(self, key: int) -> list[int]:
         """Those of `members` whose events may be used for personalisation."""
-        return [member for member in self.members(key) if self.may(member, Purpose.PERSONALISATION)]
+        root, purpose = self.root(key), Purpose.PERSONALISATION
+        found = [(root, self.decided(root, purpose))]  # with what applies on the way to the root, as in `may`
+        for member, decision in found:
+            if decision is False:
+                continue  # which holds for all below
+            for child in self._children.get(member, ()):
+                own = self.decided(child, purpose)
+                found.append((child, decision if own is None else own))
+        presumed = self._presumed.get(purpose, False)
+        return [member for member, decision in found if (presumed if decision is None else decision)]
 
     def load(self, connection: apsw.Connection) -> None:
         """Rebuilds everything from the journal."""

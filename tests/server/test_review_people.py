@@ -114,3 +114,26 @@ def test_taking_back_a_profile_that_is_not_there_writes_nothing(serve: Serve):
     assert About(served).profile(user(name)).revision
     assert served.app.people.directory.find(Person(USER, name)) is None
     assert found(served.app._config.data, [name]) == ""
+
+
+def test_one_id_too_many_of_a_person_is_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("server.journal.people.LINKED_MAX", 4)
+    served = serve()
+    about = About(served)
+    for source, target in (("a", "b"), ("b", "c")):
+        about.link(visitor(source), visitor(target))
+    about.link(visitor("d"), user("ann"))
+    with refused(PRECONDITION, "5 ids.*at most 4 can be one"):
+        about.link(visitor("c"), user("ann"))
+    about.link(visitor("e"), visitor("c"))
+    assert len(about.get(visitor("a")).linked) == 4
+
+
+def test_a_long_chain_is_walked_once(serve: Serve):
+    served = serve()
+    people, chain = served.app.people.directory, 10_000
+    for key in range(1, chain):
+        people.link(key, key + 1)
+    started = time.perf_counter()
+    assert people.permitted_members(1) == list(range(chain, 0, -1))
+    assert time.perf_counter() - started < 2  # of every id to the root: ten times that

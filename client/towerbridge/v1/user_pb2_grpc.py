@@ -130,7 +130,8 @@ class UserServiceServicer(object):
         UnlinkIdentity undoes it. Safe to repeat. Links form chains (a visitor of a visitor of a user).
 
         Errors: INVALID_ARGUMENT if source is a user and target is a visitor, or if both are the same; FAILED_PRECONDITION if
-        source belongs to another id already (the message names it; unlink first), or if target belongs to source.
+        source belongs to another id already (the message names it; unlink first), if target belongs to source, or if they would be
+        one person of more than 1,000 ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -62,7 +62,8 @@ class UserServiceStub:
     UnlinkIdentity undoes it. Safe to repeat. Links form chains (a visitor of a visitor of a user).
 
     Errors: INVALID_ARGUMENT if source is a user and target is a visitor, or if both are the same; FAILED_PRECONDITION if
-    source belongs to another id already (the message names it; unlink first), or if target belongs to source.
+    source belongs to another id already (the message names it; unlink first), if target belongs to source, or if they would be
+    one person of more than 1,000 ids.
     """
     UnlinkIdentity: _grpc.UnaryUnaryMultiCallable[_user_pb2.UnlinkIdentityRequest, _user_pb2.UnlinkIdentityResponse]
     """Takes a link back: each id has again what was recorded under it, and under what is linked to it. Safe to repeat."""
@@ -114,7 +115,8 @@ class UserServiceAsyncStub(UserServiceStub):
     UnlinkIdentity undoes it. Safe to repeat. Links form chains (a visitor of a visitor of a user).
 
     Errors: INVALID_ARGUMENT if source is a user and target is a visitor, or if both are the same; FAILED_PRECONDITION if
-    source belongs to another id already (the message names it; unlink first), or if target belongs to source.
+    source belongs to another id already (the message names it; unlink first), if target belongs to source, or if they would be
+    one person of more than 1,000 ids.
     """
     UnlinkIdentity: _aio.UnaryUnaryMultiCallable[_user_pb2.UnlinkIdentityRequest, _user_pb2.UnlinkIdentityResponse]  # type: ignore[assignment]
     """Takes a link back: each id has again what was recorded under it, and under what is linked to it. Safe to repeat."""
@@ -193,7 +195,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         UnlinkIdentity undoes it. Safe to repeat. Links form chains (a visitor of a visitor of a user).
 
         Errors: INVALID_ARGUMENT if source is a user and target is a visitor, or if both are the same; FAILED_PRECONDITION if
-        source belongs to another id already (the message names it; unlink first), or if target belongs to source.
+        source belongs to another id already (the message names it; unlink first), if target belongs to source, or if they would be
+        one person of more than 1,000 ids.
         """
 
     @_abc_1.abstractmethod
