@@ -2,7 +2,7 @@
 
 import gc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import apsw
@@ -44,7 +44,7 @@ from server.errors import ServiceError, StartupError
 from server.journal.bundles import note_bundle
 from server.journal.database import open_journal, open_reader
 from server.journal.erase import forget_erased
-from server.journal.events import Status
+from server.journal.events import HeldEvent, Status
 from server.journal.retention import Retention, rules_of
 from server.journal.tombstones import open_tombstones
 from server.journal.writer import JournalWriter
@@ -159,7 +159,7 @@ class App:
             rules_of(config.journal.retention_days, config.journal.max_events_per_person, config.journal.event_id_days),
             lambda: open_reader(file.path),
             self._journal,
-            self.people.forget,
+            self._forget,
             self._clock_us,
         )
         self._changes = CatalogueChanges(
@@ -255,6 +255,9 @@ class App:
 
     def _release(self) -> Release:
         return self.live
+
+    def _forget(self, events: Sequence[HeldEvent]) -> None:
+        self._people_changes.outdated(self.people.forget(events))
 
     def _unreferenced(self, ordinal: int) -> None:
         self._changes.free(ordinal)

@@ -221,8 +221,9 @@ class People:
                 self._generations.pop(key, None)
         return keys
 
-    def forget(self, events: Iterable[HeldEvent]) -> None:
-        """Forgets events that the journal holds no more."""
+    def forget(self, events: Iterable[HeldEvent]) -> list[int]:
+        """Forgets events that the journal holds no more. Returns the keys under which vectors are no longer right."""
+        roots: dict[int, None] = {}
         with self._lock:
             for event in events:
                 if event.type not in self._type_codes:
@@ -232,9 +233,8 @@ class People:
                     self._references.add(ordinal, -1)
                 else:
                     self._references.wait(event.item_id, event.person_key, -1)
-                root = self.directory.root(event.person_key)
-                if self._cache.get(root) is not None:
-                    self._changed(root)
+                roots[self.directory.root(event.person_key)] = None
+            return self._changed(*roots)
 
     def _take_in(self, events: Events, recent: int) -> None:
         """Events of whole people, at start."""

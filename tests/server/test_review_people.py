@@ -137,3 +137,22 @@ def test_a_long_chain_is_walked_once(serve: Serve):
     started = time.perf_counter()
     assert people.permitted_members(1) == list(range(chain, 0, -1))
     assert time.perf_counter() - started < 2  # of every id to the root: ten times that
+
+
+def test_retention_takes_the_vector_with_the_events(serve: Serve):
+    day_us = 86_400_000_000
+    served = serve(journal={"retention_days": 60}, users={"refresh": False})
+    record(served, event(user("ann"), "item-1"), event(user("bob"), "item-1"))
+    for name in ("ann", "bob"):
+        served.client.recommend(user_id=name)
+    vectors = served.app.live.user_vectors
+    served.clock.now_us += 61 * day_us
+    record(served, event(user("bob"), "item-2"))
+    served.client.recommend(user_id="bob")
+    for name in ("ann", "bob"):
+        assert vectors.get(key_of(served, name)) is not None
+    served.app.people._cache.drop(key_of(served, "ann"))  # as if others had taken the place in memory
+    assert served.app._retention.sweep() == 2
+    served.app._engine.call(lambda: None).result()
+    assert vectors.get(key_of(served, "ann")) is None
+    assert vectors.get(key_of(served, "bob")) is None
