@@ -15,6 +15,7 @@ from server.journal.writer import JournalWriter, Transaction
 
 _log = logging.getLogger(__name__)
 _PEOPLE_AT_ONCE = 100
+_EVENTS_AT_ONCE = 500  # removed by one write: some 5 ms
 _PAUSE_SECONDS = 0.1  # between two looks: a million people take a quarter of an hour
 _BETWEEN_PASSES_SECONDS = 3600.0
 _JUMP_US = 600_000_000  # a clock that gains or loses more between two passes was set
@@ -127,9 +128,12 @@ class Retention:
         try:
             removed = 0
             for removals in self._due(connection):
-                if removals:
-                    self._journal.submit(RemoveEvents(removals, self._forget)).result()
-                    removed += sum(removal.event is not None for removal in removals)
+                for start in range(0, len(removals), _EVENTS_AT_ONCE):
+                    if self._stopping.is_set():
+                        return removed
+                    some = removals[start : start + _EVENTS_AT_ONCE]
+                    self._journal.submit(RemoveEvents(some, self._forget)).result()
+                    removed += sum(removal.event is not None for removal in some)
                 if self._stopping.wait(pause_seconds):
                     break
             return removed

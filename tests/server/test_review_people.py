@@ -156,3 +156,15 @@ def test_retention_takes_the_vector_with_the_events(serve: Serve):
     served.app._engine.call(lambda: None).result()
     assert vectors.get(key_of(served, "ann")) is None
     assert vectors.get(key_of(served, "bob")) is None
+
+
+def test_retention_of_a_person_with_many_events_holds_up_no_other_write(serve: Serve):
+    served = serve(journal={"max_events_per_person": 1000})
+    for _ in range(4):
+        record(served, *(event(user("ann"), "item-1") for _ in range(1000)))
+    journal = served.app._journal
+    rows: list[int] = []
+    submit = journal.submit
+    journal.submit = lambda write: (rows.append(write.rows), submit(write))[1]  # type: ignore[method-assign, func-returns-value]
+    assert served.app._retention.sweep() == 3000
+    assert max(rows) <= 500
