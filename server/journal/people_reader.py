@@ -11,6 +11,7 @@ from server.users.directory import Decision, Purpose
 _EVENTS = (
     "SELECT position, item_id, type, occurred_us FROM events WHERE person_key = ? AND position <= ? AND item_id IS NOT NULL"
 )
+_COUNT = "SELECT count(*) FROM events WHERE person_key = ? AND position <= ? AND item_id IS NOT NULL"
 _SUBJECT = "SELECT kind, subject_id FROM people WHERE person_key = ?"
 _DECISIONS = (
     "SELECT purpose, granted, source, given_us, received_us FROM consents"
@@ -38,6 +39,10 @@ class PeopleReader:
         """Position, item id, type and time of the events recorded under a key, by position."""
         rows: list[Any] = self._connection.execute(_EVENTS, (key, upto)).fetchall()
         return rows
+
+    def count(self, key: int, upto: int) -> int:
+        """How many events are recorded under a key."""
+        return int(self._connection.execute(_COUNT, (key, upto)).get or 0)
 
     def subjects(self, keys: Sequence[int]) -> dict[int, Person]:
         """The subjects of those of the keys that are still held."""

@@ -73,8 +73,9 @@ class People:
     def held_count(self, key: int) -> int:
         """Recorded events of the person that may be used, whether they count or not."""
         with self._lock:
-            members = self.directory.permitted_members(key)
-            return sum(len(self._rows(member)) for member in members)
+            if self._reader is None:
+                return 0
+            return sum(self._reader.count(member, self._published) for member in self.directory.permitted_members(key))
 
     def profile(self, key: int) -> Profile | None:
         """The root's profile, or the key's own if the root has none. For whoever may use it: consent is not looked at."""
