@@ -128,11 +128,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     from server.journal.verify import verify
 
     path = arguments.file or arguments.data / TENANT / FILE_NAME
+    if not path.is_file():
+        problem = f"{path} is not a file; check --file" if arguments.file else f"{path.parent} holds no journal; check --data"
+        raise StartupError(problem)
     found = verify(path)
     for problem in found.problems:
         print(f"{path}: {problem}", file=sys.stderr)
     if found.problems:
-        raise StartupError(f"{path} is damaged; {REMEDY}")
+        raise StartupError(f"{path} is not whole; use another backup" if arguments.file else f"{path} is damaged; {REMEDY}")
     print(f"{path} is whole, schema {found.schema}: " + ", ".join(f"{count} {name}" for name, count in found.counts.items()))
     return 0
 

@@ -264,6 +264,19 @@ def test_the_verbs_say_what_they_did_and_leave_with_status_2_if_they_could_not(t
     assert "restore a backup: python -m server.journal restore" in remedy
 
 
+def test_verify_tells_a_missing_file_and_a_bad_backup_from_a_damaged_journal(tmp_path: Path, directory: Path):
+    produce(directory, Producer(Random(0)))
+    missing, bad = tmp_path / "missing.sqlite", tmp_path / "bad.sqlite"
+    bad.write_text("not a database, but long enough to be taken for the head of one")
+    for arguments, last in (
+        (("--data", tmp_path / "nothing"), f"error: {tmp_path}/nothing/default holds no journal; check --data"),
+        (("--data", tmp_path / "data", "--file", missing), f"error: {missing} is not a file; check --file"),
+        (("--data", tmp_path / "data", "--file", bad), f"error: {bad} is not whole; use another backup"),
+    ):
+        done = run("verify", *arguments)
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (2, last)
+
+
 def test_a_person_who_is_erased_while_a_backup_is_made_is_in_none_when_the_erasure_is_done(serve: Serve, directory: Path):
     client, stopping, made = serve().client, threading.Event(), []
     for _ in range(20):
