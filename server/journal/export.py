@@ -69,9 +69,12 @@ def export_events(
                 export = _Export(reader, presumed, tombstones)
                 export.write(aside, now_us)
         _mark(directory / FILE_NAME, export, now_us)
-        with closing(open_tombstones(directory, key_file)) as tombstones:
-            if tombstones.stamp != before:
-                screen(directory, aside, presumed, key_file=key_file)
+        with closing(open_tombstones(directory, key_file)) as tombstones, closing(_open(directory)) as reader:
+            is_as_before = tombstones.stamp == before and _head(reader) == export.position
+            stays = _Stays(reader, presumed, tombstones, now_us) if not is_as_before else None
+            everybody_stays = stays is None or all(stays[key] for key in export.keys)
+        if not everybody_stays:
+            screen(directory, aside, presumed, key_file=key_file)
         _put(aside, out)
     except (OSError, apsw.Error, pa.ArrowException) as error:
         raise StartupError(f"cannot export to {out}: {error}; check the directory, its permissions and its space") from None
@@ -247,6 +250,11 @@ def _open(directory: Path) -> apsw.Connection:
         reader.close()
         raise StartupError(f"{path} is of another version; start the server with it once, which brings it up to date")
     return reader
+
+
+def _head(reader: apsw.Connection) -> int:
+    """The journal's last position."""
+    return int(reader.execute("SELECT value FROM meta WHERE key = 'head'").get or 0)
 
 
 def _subject(reader: apsw.Connection, key: int) -> Person | None:

@@ -16,7 +16,7 @@ from index.bundle import Watermark, read_bundle
 from server.errors import StartupError
 from server.journal.database import open_journal
 from server.journal.events import USER, VISITOR, Person
-from server.journal.export import SCHEMA, WATERMARK, export_events, screen, training_id
+from server.journal.export import SCHEMA, WATERMARK, _mark, export_events, screen, training_id
 from server.journal.history_import import Agreed, Imported, import_events
 from server.journal.tombstones import open_tombstones
 from server.users.directory import Directory, Purpose
@@ -155,6 +155,29 @@ def test_who_is_erased_during_an_export_is_not_in_it(serve: Serve, out: Path, mo
     monkeypatch.setattr(module._Export, "write", write_and_erase)
     export_events(directory(served), out, ALL, now_us=served.clock() - 1)
     assert rows(out) == [("ben", "item-1")]
+
+
+@pytest.mark.parametrize("change", ["withdraws", "is taken off who consented"])
+def test_who_may_no_longer_be_trained_on_when_an_export_ends_is_not_in_it(
+    serve: Serve, out: Path, monkeypatch: pytest.MonkeyPatch, change: str
+):
+    served = serve(consent=OPT_IN_TRAINING)
+    about = About(served)
+    view(served, user("ann"), "item-1")
+    view(served, visitor("phone"), "item-2")
+    about.link(visitor("phone"), user("ann"))
+    about.decide(user("ann"), decision(True, TRAINING))
+
+    def mark(*arguments: object) -> None:
+        _mark(*arguments)  # type: ignore[arg-type]
+        if change == "withdraws":
+            about.decide(user("ann"), decision(False, TRAINING))
+        else:
+            about.unlink(visitor("phone"), user("ann"))
+
+    monkeypatch.setattr("server.journal.export._mark", mark)
+    export_events(directory(served), out, NOBODY, now_us=served.clock())
+    assert rows(out) == ([] if change == "withdraws" else [("ann", "item-1")])
 
 
 def test_an_export_replaces_no_file_and_leaves_nothing_behind(serve: Serve, out: Path):
