@@ -27,8 +27,8 @@ if _version_not_supported:
 
 class AudienceServiceStub(object):
     """Finds people by their vectors, for campaigns and lookalikes. It names people, so it is off unless the server's configuration
-    turns it on (audience.enabled), and it has a role of its own. Only people who have consented to personalisation are found, by
-    vectors that include every event acknowledged before the call.
+    turns it on (audience.enabled). Only people who have consented to personalisation are found, by vectors that include every
+    event acknowledged before the call.
 
     Errors of every method: PERMISSION_DENIED if the server does not offer it; INVALID_ARGUMENT names the field at fault;
     DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and UNAVAILABLE as everywhere.
@@ -54,8 +54,8 @@ class AudienceServiceStub(object):
 
 class AudienceServiceServicer(object):
     """Finds people by their vectors, for campaigns and lookalikes. It names people, so it is off unless the server's configuration
-    turns it on (audience.enabled), and it has a role of its own. Only people who have consented to personalisation are found, by
-    vectors that include every event acknowledged before the call.
+    turns it on (audience.enabled). Only people who have consented to personalisation are found, by vectors that include every
+    event acknowledged before the call.
 
     Errors of every method: PERMISSION_DENIED if the server does not offer it; INVALID_ARGUMENT names the field at fault;
     DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and UNAVAILABLE as everywhere.
@@ -102,8 +102,8 @@ def add_AudienceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AudienceService(object):
     """Finds people by their vectors, for campaigns and lookalikes. It names people, so it is off unless the server's configuration
-    turns it on (audience.enabled), and it has a role of its own. Only people who have consented to personalisation are found, by
-    vectors that include every event acknowledged before the call.
+    turns it on (audience.enabled). Only people who have consented to personalisation are found, by vectors that include every
+    event acknowledged before the call.
 
     Errors of every method: PERMISSION_DENIED if the server does not offer it; INVALID_ARGUMENT names the field at fault;
     DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and UNAVAILABLE as everywhere.

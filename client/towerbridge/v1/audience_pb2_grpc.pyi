@@ -28,8 +28,8 @@ GRPC_VERSION: str
 
 class AudienceServiceStub:
     """Finds people by their vectors, for campaigns and lookalikes. It names people, so it is off unless the server's configuration
-    turns it on (audience.enabled), and it has a role of its own. Only people who have consented to personalisation are found, by
-    vectors that include every event acknowledged before the call.
+    turns it on (audience.enabled). Only people who have consented to personalisation are found, by vectors that include every
+    event acknowledged before the call.
 
     Errors of every method: PERMISSION_DENIED if the server does not offer it; INVALID_ARGUMENT names the field at fault;
     DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and UNAVAILABLE as everywhere.
@@ -53,8 +53,8 @@ class AudienceServiceStub:
 @_typing.type_check_only
 class AudienceServiceAsyncStub(AudienceServiceStub):
     """Finds people by their vectors, for campaigns and lookalikes. It names people, so it is off unless the server's configuration
-    turns it on (audience.enabled), and it has a role of its own. Only people who have consented to personalisation are found, by
-    vectors that include every event acknowledged before the call.
+    turns it on (audience.enabled). Only people who have consented to personalisation are found, by vectors that include every
+    event acknowledged before the call.
 
     Errors of every method: PERMISSION_DENIED if the server does not offer it; INVALID_ARGUMENT names the field at fault;
     DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and UNAVAILABLE as everywhere.
@@ -74,8 +74,8 @@ class AudienceServiceAsyncStub(AudienceServiceStub):
 
 class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Finds people by their vectors, for campaigns and lookalikes. It names people, so it is off unless the server's configuration
-    turns it on (audience.enabled), and it has a role of its own. Only people who have consented to personalisation are found, by
-    vectors that include every event acknowledged before the call.
+    turns it on (audience.enabled). Only people who have consented to personalisation are found, by vectors that include every
+    event acknowledged before the call.
 
     Errors of every method: PERMISSION_DENIED if the server does not offer it; INVALID_ARGUMENT names the field at fault;
     DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and UNAVAILABLE as everywhere.

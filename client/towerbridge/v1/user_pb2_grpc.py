@@ -101,7 +101,7 @@ class UserServiceServicer(object):
     def SetProfile(self, request, context):
         """Replaces a person's profile whole; an empty one removes it.
 
-        Errors: FAILED_PRECONDITION if the person has not consented to personalisation.
+        Errors: FAILED_PRECONDITION if the person has not consented to personalisation; removing a profile needs no consent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,7 @@ class UserServiceStub:
     SetProfile: _grpc.UnaryUnaryMultiCallable[_user_pb2.SetProfileRequest, _user_pb2.SetProfileResponse]
     """Replaces a person's profile whole; an empty one removes it.
 
-    Errors: FAILED_PRECONDITION if the person has not consented to personalisation.
+    Errors: FAILED_PRECONDITION if the person has not consented to personalisation; removing a profile needs no consent.
     """
     SetConsent: _grpc.UnaryUnaryMultiCallable[_user_pb2.SetConsentRequest, _user_pb2.SetConsentResponse]
     """Records what a person decided about the use of their data. Safe to repeat. Of several decisions about a purpose the one
@@ -99,7 +99,7 @@ class UserServiceAsyncStub(UserServiceStub):
     SetProfile: _aio.UnaryUnaryMultiCallable[_user_pb2.SetProfileRequest, _user_pb2.SetProfileResponse]  # type: ignore[assignment]
     """Replaces a person's profile whole; an empty one removes it.
 
-    Errors: FAILED_PRECONDITION if the person has not consented to personalisation.
+    Errors: FAILED_PRECONDITION if the person has not consented to personalisation; removing a profile needs no consent.
     """
     SetConsent: _aio.UnaryUnaryMultiCallable[_user_pb2.SetConsentRequest, _user_pb2.SetConsentResponse]  # type: ignore[assignment]
     """Records what a person decided about the use of their data. Safe to repeat. Of several decisions about a purpose the one
@@ -161,7 +161,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_user_pb2.SetProfileResponse, _abc.Awaitable[_user_pb2.SetProfileResponse]]:
         """Replaces a person's profile whole; an empty one removes it.
 
-        Errors: FAILED_PRECONDITION if the person has not consented to personalisation.
+        Errors: FAILED_PRECONDITION if the person has not consented to personalisation; removing a profile needs no consent.
         """
 
     @_abc_1.abstractmethod
