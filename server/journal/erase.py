@@ -91,12 +91,13 @@ class ErasePeople(Generic[T]):
         trained, unknown = seen_by(connection, exported)
         self._events = [event for one in keys for event in _events(connection, one)]
         hashes = [hashed for one in keys for hashed in _hashes(connection, one)]
-        erased_us = self._clock_us()
+        erased_us = now_us = self._clock_us()
         latest_us = max((_latest_us(connection, one) for one in keys), default=0)
         if latest_us > erased_us:  # the clock went back; but what is to go from backups is told by its time
             erased_us = latest_us + 1
         was_clean = is_clean(connection, self._tombstones)
-        self._tombstones.add(zip(people, exported, strict=True), erased_us, hashes, erased_us + self._retry_us)
+        expires_us = erased_us + self._retry_us
+        self._tombstones.add(zip(people, exported, strict=True), erased_us, hashes, expires_us, now_us)
         rows = remove_people(connection, keys)
         note_unswept(connection)
         if was_clean:  # otherwise an earlier erasure was cut short, and the next start ends it

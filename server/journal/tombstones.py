@@ -94,14 +94,16 @@ class Tombstones:
         erased_us: int,
         event_hashes: Iterable[bytes] = (),
         expires_us: int = 0,
+        now_us: int | None = None,
     ) -> None:
         """Writes down that people were erased, with the ids of their events. A later time wins over an earlier one.
 
-        event_hashes: as the journal has them. expires_us: until when producers may repeat those events.
+        event_hashes: as the journal has them. expires_us: until when producers may repeat those events. now_us: the time
+        now, if it is not erased_us.
         """
         rows = [(self._subject(person), erased_us, *(exported or (None, None))) for person, exported in subjects]
         with self._lock, self._connection as connection:
-            connection.execute("DELETE FROM events WHERE expires_us < ?", (erased_us,))
+            connection.execute("DELETE FROM events WHERE expires_us < ?", (erased_us if now_us is None else now_us,))
             connection.executemany(_ADD_SUBJECT, rows)
             connection.executemany(_ADD_EVENT, ((self._event(event), expires_us) for event in event_hashes))
             connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")

@@ -15,8 +15,8 @@ from server.journal.backup import back_up
 from server.journal.events import USER, Person
 from server.users.directory import Decision, Purpose
 from tests.server.about_people import About, refused, user, visitor
-from tests.server.conftest import Serve, Served
-from tests.server.erasing import NOT_FOUND, directory, erase, event, found, record
+from tests.server.conftest import DAY_US, Serve, Served
+from tests.server.erasing import ERASED, NOT_FOUND, SECOND_US, directory, erase, event, found, record
 
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 
@@ -168,3 +168,15 @@ def test_retention_of_a_person_with_many_events_holds_up_no_other_write(serve: S
     journal.submit = lambda write: (rows.append(write.rows), submit(write))[1]  # type: ignore[method-assign, func-returns-value]
     assert served.app._retention.sweep() == 3000
     assert max(rows) <= 500
+
+
+def test_an_erasure_of_what_came_in_while_the_clock_was_ahead_keeps_what_is_known_of_others(serve: Serve):
+    served = serve()
+    late = event(user("ann"), "item-1")  # without a time: only its event_id tells that it was erased
+    record(served, late)
+    erase(served, user("ann"))
+    served.clock.now_us += 400 * DAY_US
+    record(served, event(user("ben"), "item-1"))
+    served.clock.now_us -= 400 * DAY_US - SECOND_US
+    erase(served, user("ben"))
+    assert record(served, late) == [ERASED]
