@@ -206,7 +206,8 @@ def _problem(error: ErrorDetails) -> str:
         return f"{key}: is needed; give --{key} DIR, {_PREFIX}{key.upper()} or {key}: in --config FILE"
     if error["type"] == "extra_forbidden":
         return f"{key}: no such setting; server/config.example.yaml has them all"
-    return f"{key}: {error['msg']}"
+    says = error["msg"].removeprefix("Value error, ")  # pydantic's own word for what a validator of ours raised
+    return f"{key}: {says}" if key else says
 
 
 def _check_variables(environment: Mapping[str, str]) -> None:

@@ -67,6 +67,8 @@ def test_later_sources_win_key_by_key(tmp_path: Path, monkeypatch: pytest.Monkey
         ("users: {max_history_events: 0}", "users.max_history_events: "),
         ("users: {refresh: perhaps}", "users.refresh: "),
         ("journal: {max_group_rows: 0}", "journal.max_group_rows: "),
+        ("journal: {retention_days: 3}", "configuration: journal: retention_days must be at least event_id_days"),
+        ("users: {max_history_events: 2000}", "configuration: journal.max_events_per_person must be at least "),
         ("- a list", "must hold sections and keys"),
         ("listen: {", "is not YAML"),
     ],
