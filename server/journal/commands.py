@@ -26,7 +26,7 @@ def add_data(command: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         default=Path(default) if default else None,
-        required=default is None,
+        required=not default,
         help="the server's data directory [TOWERBRIDGE__DATA]",
     )
 

@@ -1,6 +1,8 @@
 """What a newcomer tripped over; each failed before it was mended."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -41,3 +43,12 @@ def test_every_problem_of_a_configuration_is_named_at_once(tmp_path: Path):
     assert "bundel: no such setting" in message and "listen.prot: no such setting" in message
     assert "bundle: is needed; give --bundle DIR" in message and "data: is needed" in message
     assert message.index("bundel") < message.index("bundle: is needed")
+
+
+def test_an_empty_environment_variable_is_none(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TOWERBRIDGE__DATA", "")
+    done = subprocess.run([sys.executable, "-m", "server.journal", "verify"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1].partition("error: ")[2]) == (
+        2,
+        "the following arguments are required: --data",
+    )
