@@ -74,6 +74,7 @@ CREATE TABLE links (
   position INTEGER NOT NULL,
   linked_us INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX links_by_target ON links (target_key); -- an erasure asks for it, id by id, while every writer waits
 -- Every decision; of those about one purpose the one with the largest (given_us, position) counts.
 CREATE TABLE consents (
   person_key INTEGER NOT NULL,

@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,7 +13,10 @@ import pytest
 from towerbridge.v1 import user_pb2
 
 from server.engine.batch import BatchComputer
+from server.journal import removal
 from server.journal.backup import back_up
+from server.journal.database import open_journal
+from server.journal.erase import _LATEST
 from server.journal.events import USER, Person
 from server.users.directory import Decision, Purpose
 from tests.server.about_people import About, refused, user, visitor
@@ -180,3 +185,12 @@ def test_an_erasure_of_what_came_in_while_the_clock_was_ahead_keeps_what_is_know
     served.clock.now_us -= 400 * DAY_US - SECOND_US
     erase(served, user("ben"))
     assert record(served, late) == [ERASED]
+
+
+def test_no_statement_of_an_erasure_reads_a_whole_table(tmp_path: Path):
+    with closing(open_journal(tmp_path)) as file:
+        for statement in (*removal._OF_PEOPLE.values(), *removal._UP_TO.values(), removal._NOTHING_LEFT, _LATEST):
+            values = (1, 2) if statement in removal._UP_TO.values() else (1,)
+            plan = [str(row[3]) for row in file.connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+            tables = ("events", "event_ids", "consents", "profiles", "links", "people")
+            assert not [step for step in plan if step in [f"SCAN {table}" for table in tables]], statement
