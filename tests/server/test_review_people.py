@@ -13,6 +13,7 @@ import pytest
 from towerbridge.v1 import user_pb2
 
 from server.engine.batch import BatchComputer
+from server.errors import Unavailable
 from server.journal import removal
 from server.journal.backup import back_up
 from server.journal.database import open_journal
@@ -194,3 +195,19 @@ def test_no_statement_of_an_erasure_reads_a_whole_table(tmp_path: Path):
             plan = [str(row[3]) for row in file.connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
             tables = ("events", "event_ids", "consents", "profiles", "links", "people")
             assert not [step for step in plan if step in [f"SCAN {table}" for table in tables]], statement
+
+
+def test_an_erasure_whose_turn_has_not_come_when_the_server_stops_says_so(serve: Serve):
+    served = serve()
+    erasure, others = served.app._erasure, threading.Event()
+    erasure._thread.submit(others.wait)
+    waiting = erasure.erase(Person(USER, "ann"))
+    assert erasure.erase(Person(USER, "ann")) is waiting  # a caller who repeats in vain adds no work
+    closing_down = threading.Thread(target=erasure.close)
+    closing_down.start()
+    with pytest.raises(Unavailable, match="stopping"):
+        waiting.result(10)
+    others.set()
+    closing_down.join()
+    with pytest.raises(Unavailable, match="stopping"):
+        erasure.erase(Person(USER, "ann"))
