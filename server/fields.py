@@ -12,7 +12,6 @@ from server.errors import InvalidField
 ID_BYTES = 256
 LIMIT_MAX = 1_000
 ROWS_MAX = 1_000
-SOURCE_BYTES = 256  # where a person decided about consent
 EXCLUDED_MAX = 10_000
 ATTRIBUTES_MAX = 32
 DAY_US = 86_400_000_000

@@ -1,6 +1,5 @@
 """AudienceService."""
 
-import math
 from collections.abc import AsyncIterator
 
 from towerbridge.v1 import audience_pb2, audience_pb2_grpc
@@ -66,6 +65,6 @@ class AudienceServicer(audience_pb2_grpc.AudienceServiceServicer):
 def _min_score(request: audience_pb2.FindSimilarUsersRequest | audience_pb2.FindAudienceRequest) -> float | None:
     if not request.HasField("min_score"):
         return None
-    if not math.isfinite(request.min_score):
-        raise InvalidField("min_score", "must be finite")
+    if not -1.0 <= request.min_score <= 1.0:
+        raise InvalidField("min_score", "must be a cosine, -1 to 1")
     return request.min_score

@@ -6,7 +6,7 @@ from towerbridge.v1 import common_pb2, user_pb2
 
 from server.api.wire import to_timestamp
 from server.errors import InvalidField
-from server.fields import SOURCE_BYTES, check_count, check_id, check_text, check_time
+from server.fields import check_count, check_id, check_time
 from server.journal.events import USER, VISITOR, Person
 from server.journal.people_reader import Recorded
 from server.users.directory import Decision, Directory, Purpose
@@ -50,7 +50,7 @@ def _decision(consent: user_pb2.Consent, now_us: int, field: str) -> Decision:
         purpose = Purpose(consent.purpose)
     except ValueError:
         raise InvalidField(f"{field}.purpose", "set PURPOSE_PERSONALISATION or PURPOSE_TRAINING") from None
-    source = check_text(consent.source, f"{field}.source", SOURCE_BYTES, minimum=1)
+    source = check_id(consent.source, f"{field}.source")
     given_us = check_time(consent.given_at, f"{field}.given_at") if consent.HasField("given_at") else now_us
     if given_us > now_us + _AHEAD_US:
         raise InvalidField(f"{field}.given_at", "is more than 5 minutes ahead of the server's clock; timestamps are in UTC")

@@ -22,6 +22,7 @@ from server.users.directory import Directory, Purpose
 
 WATERMARK = b"towerbridge.journal"  # parquet metadata: "epoch:position"
 EXPORTED_US = b"towerbridge.exported_us"
+ORIGIN = b"towerbridge.origin"  # which journal, restored copies of it included
 SCHEMA = pa.schema(
     [
         ("user_id", pa.string()),
@@ -93,7 +94,7 @@ class Screened(NamedTuple):
 def screen(directory: Path, path: Path, presumed: Mapping[Purpose, bool], *, key_file: Path | None = None) -> Screened:
     """Rewrites an export without those who were erased, or withdrew their consent to training, since it was made.
 
-    Raises StartupError if the file is not an export.
+    Raises StartupError if the file is not an export, or if it was exported from another journal, which knows nobody in it.
     """
     try:
         parquet = pq.ParquetFile(path)
@@ -106,6 +107,8 @@ def screen(directory: Path, path: Path, presumed: Mapping[Purpose, bool], *, key
     kept = removed = 0
     try:
         with closing(open_tombstones(directory, key_file)) as tombstones, closing(_open(directory)) as reader:
+            if metadata.get(ORIGIN, _origin(reader)) != _origin(reader):
+                raise StartupError(f"{path} was not exported from the journal in {directory}; check --data")
             stays = _Stays(reader, presumed, tombstones, int(metadata[EXPORTED_US]))
             with pq.ParquetWriter(aside, SCHEMA.with_metadata(metadata)) as writer:
                 for batch in parquet.iter_batches(_ROWS_AT_ONCE):
@@ -153,7 +156,11 @@ class _Export:
         self._tombstones = None if is_clean(reader, tombstones) else tombstones
 
     def write(self, path: Path, now_us: int) -> None:
-        metadata = {WATERMARK: self.watermark.encode(), EXPORTED_US: str(now_us).encode()}
+        metadata = {
+            WATERMARK: self.watermark.encode(),
+            EXPORTED_US: str(now_us).encode(),
+            ORIGIN: _origin(self._reader),
+        }
         with pq.ParquetWriter(path, SCHEMA.with_metadata(metadata)) as writer:
             rows: list[Row] = []
             for its in self._histories():
@@ -255,6 +262,12 @@ def _open(directory: Path) -> apsw.Connection:
 def _head(reader: apsw.Connection) -> int:
     """The journal's last position."""
     return int(reader.execute("SELECT value FROM meta WHERE key = 'head'").get or 0)
+
+
+def _origin(reader: apsw.Connection) -> bytes:
+    """What tells a journal from others: a hash of its secret, which backups and restored journals share."""
+    ((key,),) = reader.execute("SELECT value FROM meta WHERE key = 'event_key'").fetchall()
+    return blake2b(bytes(key), digest_size=8, person=b"export origin").hexdigest().encode()
 
 
 def _subject(reader: apsw.Connection, key: int) -> Person | None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from server.errors import InvalidField, StartupError
-from server.fields import SOURCE_BYTES, check_id, check_text, check_type
+from server.fields import check_id, check_type
 from server.journal.database import JournalFile
 from server.journal.events import USER, Event, Person, RecordEvents, Status, StoredEvent, person_key
 from server.journal.writer import Transaction
@@ -87,7 +87,7 @@ def import_events(
 
 def _check_source(source: str) -> None:
     try:
-        check_text(source, "--consent-source", SOURCE_BYTES, minimum=1)
+        check_id(source, "--consent-source")
     except InvalidField as error:
         raise StartupError(str(error)) from None
 

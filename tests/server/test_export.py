@@ -195,6 +195,18 @@ def test_an_export_replaces_no_file_and_leaves_nothing_behind(serve: Serve, out:
     assert [path.name for path in out.parent.glob(".*")] == []
 
 
+def test_an_export_of_another_journal_is_not_screened(serve: Serve, out: Path, tmp_path: Path):
+    """Nobody of the file would be known here, and every row be taken out."""
+    served = serve()
+    view(served, user("ann"), "item-1")
+    export_events(directory(served), out, ALL, now_us=served.clock())
+    other = tmp_path / "other" / "default"
+    open_journal(other).close()
+    with pytest.raises(StartupError, match=r"was not exported from the journal in .*other/default; check --data"):
+        screen(other, out, ALL)
+    assert rows(out) == [("ann", "item-1")]
+
+
 def test_a_directory_without_a_journal_is_refused(out: Path, tmp_path: Path):
     with pytest.raises(StartupError, match="holds no journal"):
         export_events(tmp_path / "data" / "default", out, ALL, now_us=NOW_US)
