@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import apsw
 import pyarrow as pa
@@ -267,7 +267,7 @@ def _head(reader: apsw.Connection) -> int:
 def _origin(reader: apsw.Connection) -> bytes:
     """What tells a journal from others: a hash of its secret, which backups and restored journals share."""
     ((key,),) = reader.execute("SELECT value FROM meta WHERE key = 'event_key'").fetchall()
-    return blake2b(bytes(key), digest_size=8, person=b"export origin").hexdigest().encode()
+    return blake2b(cast(bytes, key), digest_size=8, person=b"export origin").hexdigest().encode()
 
 
 def _subject(reader: apsw.Connection, key: int) -> Person | None:
