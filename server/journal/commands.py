@@ -88,7 +88,7 @@ def _import(arguments: argparse.Namespace) -> int:
     from server.config import TENANT
     from server.journal.database import open_journal
     from server.journal.erase import forget_erased
-    from server.journal.history_import import Agreed, import_events
+    from server.journal.history_import import Agreed, import_events, open_events
     from server.journal.tombstones import open_tombstones
     from server.users.consent import presumed_by
     from server.users.intake import now_us
@@ -98,9 +98,10 @@ def _import(arguments: argparse.Namespace) -> int:
     agreed = Agreed(arguments.consent, arguments.consent_source) if arguments.consent else None
     config = read_config(arguments)
     directory = arguments.data / TENANT
+    events = open_events(arguments.file)  # before a directory is made for nothing
     with closing(open_journal(directory)) as file, closing(open_tombstones(directory, key_of(arguments, config))) as erased:
         forget_erased(file, erased)
-        done = import_events(file, arguments.file, presumed_by(config.consent), erased, now_us=now_us(), agreed=agreed)
+        done = import_events(file, events, presumed_by(config.consent), erased, now_us=now_us(), agreed=agreed)
     print(f"{done.written} events written, {done.known} known already, {sum(done.refused.values())} refused")
     if done.decisions:
         print(f"{done.decisions} decisions recorded")

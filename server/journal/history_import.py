@@ -51,21 +51,19 @@ class Agreed(NamedTuple):
 
 def import_events(
     file: JournalFile,
-    path: Path,
+    parquet: pq.ParquetFile,
     presumed: Mapping[Purpose, bool],
     erased: Erased,
     *,
     now_us: int,
     agreed: Agreed | None = None,
 ) -> Imported:
-    """Writes the events of a canonical events.parquet, of any age, as those of users.
+    """Writes the events of a canonical events.parquet, opened by `open_events`, of any age, as those of users.
 
     Repeatable: an event's id is made from its content and its number among equal ones, so a second import writes nothing.
     As from RecordEvents, nothing is written of people who have not consented to personalisation, nor of those who were erased.
     agreed: recorded, as of now, for people of the file who have decided nothing about that purpose.
-    Raises StartupError if the file is not a canonical events.parquet.
     """
-    parquet = _open(path)
     written = known = 0
     refused: Counter[str] = Counter()
     seen: Counter[tuple[str, str, str, int]] = Counter()
@@ -92,7 +90,8 @@ def _check_source(source: str) -> None:
         raise StartupError(str(error)) from None
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def open_events(path: Path) -> pq.ParquetFile:
+    """Opens a canonical events.parquet. Raises StartupError if it is none."""
     try:
         parquet = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:

@@ -286,8 +286,9 @@ BAD: list[tuple[list[user_pb2.Consent], str]] = [
     ([decision(True)] * 11, r"^consents: must have 1 to 10 entries"),
     ([decision(True), decision(True, 0)], r"^consents\[1\]\.purpose: set PURPOSE_"),
     ([decision(True, 3)], r"^consents\[0\]\.purpose: set PURPOSE_"),
-    ([decision(True, source="")], r"^consents\[0\]\.source: must have 1 to 256 bytes"),
-    ([decision(True, source="é" * 129)], r"^consents\[0\]\.source: must have 1 to 256 bytes"),
+    ([decision(True, source="")], r"^consents\[0\]\.source: must not be empty"),
+    ([decision(True, source="a\0b")], r"^consents\[0\]\.source: must not hold a NUL"),
+    ([decision(True, source="é" * 129)], r"^consents\[0\]\.source: must have at most 256 bytes"),
 ]
 
 

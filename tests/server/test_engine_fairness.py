@@ -189,3 +189,31 @@ def test_a_job_that_said_it_had_nothing_to_do_is_asked_again_after_a_poke():
     engine.poke()
     assert done.wait(PATIENCE_S)
     engine.close()
+
+
+def test_a_flood_of_background_work_leaves_room_for_others_and_is_worked_off():
+    """While more comes in than can be done, background work pauses between its turns; nothing is forgotten."""
+    left = 40
+    done = threading.Event()
+
+    def background() -> bool:
+        nonlocal left
+        left -= 1
+        time.sleep(WORK_S)
+        if left == 0:
+            done.set()
+        return left > 0
+
+    engine = Engine(Answers(), background=background, flooded=lambda: left > 10)
+    engine.start()
+    engine.poke()
+    assert engine.call(lambda: "answered").result(PATIENCE_S) == "answered"
+    assert done.wait(PATIENCE_S)
+    engine.close()
+
+
+def test_an_engine_that_is_flooded_stops_when_it_is_told_to():
+    engine = Engine(Answers(), background=lambda: True, flooded=lambda: True)
+    engine.start()
+    engine.poke()
+    engine.close()

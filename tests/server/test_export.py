@@ -17,7 +17,7 @@ from server.errors import StartupError
 from server.journal.database import open_journal
 from server.journal.events import USER, VISITOR, Person
 from server.journal.export import SCHEMA, WATERMARK, _mark, export_events, screen, training_id
-from server.journal.history_import import Agreed, Imported, import_events
+from server.journal.history_import import Agreed, Imported, import_events, open_events
 from server.journal.tombstones import open_tombstones
 from server.users.directory import Directory, Purpose
 from tests.server.about_people import TRAINING, About, decision, user, visitor
@@ -252,7 +252,7 @@ def events_file(path: Path, *people: str) -> Path:
 def imported(data: Path, file: Path, *, presumes: bool = False, agreed: Agreed | None = None) -> tuple[Imported, Directory]:
     presumed = dict.fromkeys(Purpose, presumes)
     with closing(open_journal(data)) as journal, closing(open_tombstones(data)) as tombstones:
-        done = import_events(journal, file, presumed, tombstones, now_us=NOW_US, agreed=agreed)
+        done = import_events(journal, open_events(file), presumed, tombstones, now_us=NOW_US, agreed=agreed)
         known = Directory(presumed)
         known.load(journal.connection)
     return done, known
