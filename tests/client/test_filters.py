@@ -55,7 +55,7 @@ def test_bounds_of_no_or_several_kinds_are_refused(bounds: dict[str, Any]) -> No
 def test_what_is_not_a_list_of_conditions_or_ids_is_refused() -> None:
     with pytest.raises(TypeError, match=r"must must be a list of conditions; write must=\[\.\.\.\]"):
         towerbridge.where(must=towerbridge.exists("a"))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"should\[1\] must be made with match, between, exists, match_profile or where, not 'a'"):
+    with pytest.raises(TypeError, match=r"should\[1\] must be made with match, between, exists, match_profile or where"):
         towerbridge.where(should=[towerbridge.exists("a"), "a"])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="deny must be a list of strings"):
         towerbridge.where(deny="item-1")
