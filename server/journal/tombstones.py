@@ -9,7 +9,7 @@ import secrets
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import apsw
 
@@ -108,21 +108,6 @@ class Tombstones:
             connection.executemany(_ADD_EVENT, ((self._event(event), expires_us) for event in event_hashes))
             connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
         self._keep((row[0], erased_us) for row in rows)
-
-    def merge(self, path: Path) -> int:
-        """Adds what another tombstone file with the same key holds; returns its subjects. Raises StartupError."""
-        other = _connect(path)
-        try:
-            _check_key(other, self._key, path)
-            subjects: list[Any] = other.execute("SELECT hash, erased_us, epoch, first_exported FROM subjects").fetchall()
-            with self._lock, self._connection as connection:
-                connection.executemany(_ADD_SUBJECT, subjects)
-                connection.executemany(_ADD_EVENT, other.execute("SELECT hash, expires_us FROM events"))
-                connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
-        finally:
-            other.close()
-        self._keep((row[0], row[1]) for row in subjects)
-        return len(subjects)
 
     def close(self) -> None:
         self._connection.close()

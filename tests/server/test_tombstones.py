@@ -132,20 +132,6 @@ def test_a_damaged_file_is_refused(directory: Path):
         open_tombstones(directory)
 
 
-def test_another_file_with_the_same_key_can_be_merged(directory: Path, tmp_path: Path):
-    key = tmp_path / "key"
-    with closing(open_tombstones(tmp_path / "other" / "default", key)) as other:
-        other.add([(ANN, None), (BEN, None)], 50, [b"e" * 16], expires_us=100)
-    with closing(open_tombstones(directory, key)) as tombstones:
-        tombstones.add([(BEN, None)], 60)
-        assert tombstones.merge(tmp_path / "other" / "default" / "tombstones.sqlite") == 2
-        assert (tombstones.erased_us(ANN), tombstones.erased_us(BEN)) == (50, 60)
-        assert tombstones.is_erased_event(b"e" * 16)
-    open_tombstones(tmp_path / "third" / "default", tmp_path / "third.key").close()
-    with closing(open_tombstones(directory, key)) as tombstones, pytest.raises(StartupError, match="not the one of"):
-        tombstones.merge(tmp_path / "third" / "default" / "tombstones.sqlite")
-
-
 def erased(directory: Path, file: JournalFile, erased_us: int, hashes: tuple[bytes, ...] = ()) -> Tombstones:
     tombstones = open_tombstones(directory)
     tombstones.add([(ANN, None)], erased_us, hashes, expires_us=erased_us * 2)
