@@ -71,13 +71,14 @@ class Pages:
         os.fsync(self._descriptor)
 
     def logged_pages(self) -> set[int]:
-        """The numbers of all pages that lie in the write-ahead log."""
+        """The numbers of all pages that lie in the write-ahead log, and perhaps of others: what a power loss tore is not told."""
         try:
             log = self._path.with_name(self._path.name + "-wal").read_bytes()
         except FileNotFoundError:
             return set()
         step = _FRAME_HEADER_BYTES + self._page_bytes
-        return {int.from_bytes(log[at : at + 4], "big") for at in range(_WAL_HEADER_BYTES, len(log) - step + 1, step)}
+        numbers = {int.from_bytes(log[at : at + 4], "big") for at in range(_WAL_HEADER_BYTES, len(log) - step + 1, step)}
+        return numbers - {0}  # no page, but what a torn part of the log may say
 
     def _count(self) -> int:
         count = os.fstat(self._descriptor).st_size // self._page_bytes

@@ -220,3 +220,16 @@ def test_clearing_free_space_leaves_no_copy_and_loses_no_row(tmp_path: Path):
     assert connection.execute("SELECT * FROM t ORDER BY k, n").fetchall() == left
     assert connection.execute("PRAGMA integrity_check").get == "ok"
     connection.close()
+
+
+def test_a_torn_part_of_the_log_names_no_page(directory: Path):
+    """Found by the power-loss soak: a frame of zeros named page 0, and the next start failed."""
+    with closing(open_journal(directory)) as file:
+        file.connection.pragma("wal_autocheckpoint", 0)
+        write(file, Event("e", ANN, "item", "view", NOW_US))
+        log = file.path.with_name("journal.sqlite-wal")
+        before = file.pages.logged_pages()
+        with log.open("ab") as torn:
+            torn.write(bytes(2 * (24 + 4096)))
+        assert file.pages.logged_pages() == before
+        assert file.pages.clear(before) == 0
