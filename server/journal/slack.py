@@ -71,7 +71,7 @@ class Pages:
         os.fsync(self._descriptor)
 
     def logged_pages(self) -> set[int]:
-        """The numbers of all pages that lie in the write-ahead log, and perhaps of others: what a power loss tore is not told."""
+        """The numbers of all pages that lie in the write-ahead log, and of some others if a power loss tore it."""
         try:
             log = self._path.with_name(self._path.name + "-wal").read_bytes()
         except FileNotFoundError:
