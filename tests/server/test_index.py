@@ -166,9 +166,13 @@ def test_when_live_recall_falls_the_index_is_built_anew_for_what_is_asked(serve:
             time.sleep(0.02)  # the build has a low priority
         assert time.monotonic() < end
     assert engine.lists is not first
-    for vector in vectors[:300]:
+    good = False
+    for vector in vectors:  # those asked before the swap are compared after it, too: the mean takes a while to rise
         nearest(served, vector, limit=100)
-    assert monitor.recall is None or monitor.recall > 0.9
+        good = monitor.recall is not None and monitor.recall > 0.9
+        if good:
+            break
+    assert good
     assert engine.table.unfiltered(100) > 1
 
 
