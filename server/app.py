@@ -23,7 +23,7 @@ from towerbridge.v1 import (
     user_pb2_grpc,
 )
 
-from index.bundle import BundleError, read_bundle
+from index.bundle import Bundle, BundleError, read_bundle
 from index.choice import ChoiceError
 from index.gpu.memory import MemoryPlanError
 from server.api.audience import AudienceServicer
@@ -58,7 +58,8 @@ from server.telemetry.people import PeopleFigures
 from server.users.admission import Admission
 from server.users.audience import Audience
 from server.users.changes import PeopleChanges
-from server.users.directory import Directory, Purpose
+from server.users.consent import presumed_by
+from server.users.directory import Directory
 from server.users.erasure import Erasure
 from server.users.intake import EventIntake, now_us
 from server.users.people import People
@@ -119,7 +120,7 @@ class App:
         self._event_counts: Counter[Status] = Counter()
         self.people = People(
             bundle.manifest.event_types,
-            Directory({Purpose[name.upper()]: value == "opt_out" for name, value in config.consent.model_dump().items()}),
+            Directory(presumed_by(config.consent)),
             limit=config.users.max_history_events,
             capacity=config.users.max_people_in_memory,
             unreferenced=self._unreferenced,
@@ -133,6 +134,13 @@ class App:
             max_batch=config.engine.max_batch,
             on_death=self._not_serving,
         )
+        self._load_release(config, bundle, opened)
+        self._journal = JournalWriter(file, max_group_rows=config.journal.max_group_rows, on_death=self._not_serving)
+        self._make_changes(config)
+
+    def _load_release(self, config: Config, bundle: Bundle, opened: ExitStack) -> None:
+        """The catalogue, everyone's history and the release, from the bundle and the journal."""
+        file = self._file
         seed_catalogue(file, bundle)
         try:
             self.catalogue, self.live = load_views(
@@ -154,7 +162,10 @@ class App:
         opened.callback(self.live.live_index.close)
         note_bundle(file.connection, self.live.release_id, bundle.manifest.watermark, self._clock_us())
         self.people.read_from(open_reader(file.path), self.catalogue.locate)
-        self._journal = JournalWriter(file, max_group_rows=config.journal.max_group_rows, on_death=self._not_serving)
+
+    def _make_changes(self, config: Config) -> None:
+        """Whatever changes items and people, over the journal's writer."""
+        file = self._file
         self._retention = Retention(
             rules_of(config.journal.retention_days, config.journal.max_events_per_person, config.journal.event_id_days),
             lambda: open_reader(file.path),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from server.config import Config
 from server.engine.engine import Engine
 from server.errors import Unavailable
+from server.fields import DAY_US
 from server.journal.database import JournalFile
 from server.journal.erase import Erased, ErasePeople, FreeSpace, OnWriter, Swept
 from server.journal.events import HeldEvent, Person
@@ -19,7 +20,6 @@ from server.releases.release import Release
 from server.users.changes import PeopleChanges
 from server.users.people import People
 
-_DAY_US = 86_400_000_000
 _AT_ONCE = 2_000  # pages cleared by one write, some 30 ms
 _READERS_SECONDS = 30.0  # how long to wait for whoever reads the journal in one long transaction
 _PAUSE_SECONDS = 0.1
@@ -69,7 +69,7 @@ class Erasure:
         self._engine = engine
         self._release = release
         self._tombstones = tombstones
-        self._retry_us = config.journal.event_id_days * _DAY_US
+        self._retry_us = config.journal.event_id_days * DAY_US
         self._scrubs = config.erasure.backups == "scrub"
         self._clock_us = clock_us
         self._free_space = FreeSpace(file)

@@ -26,6 +26,13 @@ class History(NamedTuple):
     def empty(cls) -> Self:
         return cls(np.zeros(0, np.int32), np.zeros(0, np.int16), np.zeros(0, np.int64), 0, 0, 0)
 
+    @classmethod
+    def of(cls, rows: list[tuple[int, int, int, int]], limit: int, *, version: int, generation: int) -> Self:
+        """From (time in microseconds, position, ordinal, type code) in any order; the oldest beyond `limit` are left out."""
+        columns = np.array(sorted(rows)[-limit:], dtype=np.int64).reshape(-1, 4)
+        ordinals, types = columns[:, 2].astype(np.int32), columns[:, 3].astype(np.int16)
+        return cls(ordinals, types, columns[:, 0].copy(), version, len(rows), generation)
+
     def pack(self) -> bytes:
         """The history as one object, which the garbage collector does not visit: 57 bytes, and 14 an event."""
         header = _HEADER.pack(self.version, self.counted, self.generation)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
 import apsw
-import numpy as np
 
 from server.journal.events import HeldEvent, Person, Status, StoredEvent
 from server.journal.people_reader import PeopleReader, Recorded
@@ -288,20 +287,11 @@ class People:
         rows = []
         for member in self.directory.permitted_members(key):
             for position, item_id, type_name, time_us in self._rows(member):
-                code = self._type_codes.get(type_name)
-                ordinal = self._locate(item_id, position) if code is not None else -1
+                code = self._type_codes.get(type_name, -1)
+                ordinal = self._locate(item_id, position) if code >= 0 else -1
                 if ordinal >= 0:
                     rows.append((time_us, position, ordinal, code))
-        rows.sort()
-        columns = np.array(rows[-self._limit :], dtype=np.int64).reshape(-1, 4)
-        return History(
-            columns[:, 2].astype(np.int32),
-            columns[:, 3].astype(np.int16),
-            columns[:, 0].copy(),
-            next(self._versions),
-            len(rows),
-            self._generations.get(key, 0),
-        )
+        return History.of(rows, self._limit, version=next(self._versions), generation=self._generations.get(key, 0))
 
     def _rows(self, key: int) -> list[tuple[int, str, str, int]]:
         return self._reader.events(key, self._published) if self._reader is not None else []
