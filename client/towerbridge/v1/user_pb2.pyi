@@ -251,7 +251,7 @@ class SetProfileRequest(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def person(self) -> _common_pb2.Person:
-        """Whose. Of linked ids, the profile of the root is used; where it has none, that of the id asked for."""
+        """Whose. Of linked ids, the profile of the root is used; where it has none or has not consented, that of the id asked for."""
 
     @_builtins.property
     def profile(self) -> Global___Profile:
