@@ -17,10 +17,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from server.errors import StartupError
 
 TENANT = "default"
-"""The only tenant there is: a folder of the data directory, and all that it owns."""
+"""The tenant that `bundle` belongs to, and the only one unless there are others in `tenants`."""
 
 _PREFIX = "TOWERBRIDGE__"
 Positive = Annotated[int, Field(ge=1)]
+TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 class _Section(BaseModel):
@@ -33,13 +34,51 @@ class Listen(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
     """0 takes any free port; the start-up line says which."""
-    max_concurrent_rpcs: Positive = 256
-    """RPCs in flight; the next one is answered RESOURCE_EXHAUSTED at once."""
+    max_connection_age_s: Positive = 3600
+    """Connections are closed after so long, once their calls have ended, so that clients spread and see new certificates."""
     max_message_bytes: Positive = 32 * 1024 * 1024
     default_deadline_ms: Positive = 10_000
     """For callers that set none."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
     """After SIGTERM, how long RPCs in flight may take to end."""
+
+
+class Security(_Section):
+    """Who may call, and over what."""
+
+    keys_file: Path | None = None
+    """API keys, as `python -m server.keys` writes them. Unset: nobody needs one."""
+    tls_certificate: Path | None = None
+    """The server's certificate and those between it and the root, PEM. Read again when the file changes."""
+    tls_key: Path | None = None
+    """Its private key, PEM."""
+    client_ca: Path | None = None
+    """Roots of clients' certificates, PEM: every client needs one (mTLS). Unset: clients need none."""
+    insecure: bool = False
+    """Allows other machines to connect without TLS, or without a key or certificate."""
+    reflection: bool = True
+    """Offer gRPC reflection; where keys are needed, to admins only."""
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.client_ca is not None and self.tls_certificate is None:
+            raise ValueError("client_ca needs tls_certificate and tls_key")
+        return self
+
+
+class Overload(_Section):
+    """When calls are refused so that the others are answered in time."""
+
+    queue_ms: Annotated[float, Field(ge=1, le=10_000)] = 20.0
+    """The delay that calls may have before they are worked on. Above it fewer calls are let in, below it more."""
+    max_reads: Positive = 256
+    """Calls of the role read in flight at most, however short the delay is."""
+    max_ingests: Positive = 256
+    """The same for the role ingest. A stream counts as one."""
+    max_admins: Positive = 16
+    """The same for the roles admin and audience."""
 
 
 class Journal(_Section):
@@ -103,6 +142,24 @@ class Audience(_Section):
     """Whether AudienceService answers: it names people."""
 
 
+class Releases(_Section):
+    """Changing the live release while the server serves."""
+
+    bundles: tuple[Path, ...] | None = None
+    """Folders below which LoadRelease takes bundles. Unset: the folder that the configured bundle lies in."""
+    keep: Annotated[int, Field(ge=2, le=16)] = 3
+    """Releases held at once at most: the live one, the previous one, and those loaded beside them."""
+    warm_people: Annotated[int, Field(ge=0)] = 10_000
+    """People, the most recently active first, whose vectors are computed before a release is made the live one."""
+
+
+class Tenant(_Section):
+    """Another tenant: its own people, items, journal and releases, reached with its own keys."""
+
+    bundle: Path
+    """The bundle to serve to it."""
+
+
 class Engine(_Section):
     """The one thread that computes vectors and searches."""
 
@@ -111,6 +168,8 @@ class Engine(_Section):
     """Threads of one computation on the CPU."""
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 64
     """Requests computed together at most."""
+    compile: bool = True
+    """Compile the user tower for this CPU, aside, once a bundle; until then, and without a C++ compiler, it runs as exported."""
 
 
 class Index(_Section):
@@ -138,6 +197,22 @@ class Metrics(_Section):
     """Unset: there is no endpoint. 0 takes any free port; the start-up line says which."""
 
 
+class Traces(_Section):
+    """OpenTelemetry traces."""
+
+    endpoint: str | None = None
+    """Where spans go, OTLP over gRPC, such as http://localhost:4317. Unset: there are no traces."""
+    sampled_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Of the calls whose caller has not decided, how many are traced."""
+
+
+class Logs(_Section):
+    """What the server writes to standard error."""
+
+    format: Literal["text", "json"] = "text"
+    """text: for people. json: one object a line."""
+
+
 class Config(BaseSettings):
     """Everything that can be set."""
 
@@ -149,19 +224,42 @@ class Config(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
-    bundle: Path
-    """The bundle to serve, as `python -m training fit` wrote it."""
+    bundle: Path | None = None
+    """The bundle to serve, as `python -m training fit` wrote it. Needed unless there are `tenants`."""
+    tenants: dict[TenantName, Tenant] = {}
+    """Other tenants by name."""
     data: Path
     """The directory of the journal; made at first start."""
     listen: Listen = Listen()
+    security: Security = Security()
+    overload: Overload = Overload()
     journal: Journal = Journal()
     users: Users = Users()
     consent: Consent = Consent()
     erasure: Erasure = Erasure()
     audience: Audience = Audience()
+    releases: Releases = Releases()
     engine: Engine = Engine()
     index: Index = Index()
     metrics: Metrics = Metrics()
+    traces: Traces = Traces()
+    logs: Logs = Logs()
+
+    @property
+    def served(self) -> dict[str, Path]:
+        """The bundle of every tenant."""
+        own = {} if self.bundle is None else {TENANT: self.bundle}
+        return own | {name: tenant.bundle for name, tenant in self.tenants.items()}
+
+    @model_validator(mode="after")
+    def _tenants_are_told_apart(self) -> Self:
+        if self.bundle is None and not self.tenants:
+            raise ValueError(f"bundle: is needed; give --bundle DIR, {_PREFIX}BUNDLE or bundle: in --config FILE")
+        if self.bundle is not None and TENANT in self.tenants:
+            raise ValueError(f"tenants: {TENANT} is the tenant of bundle; give one of the two")
+        if self.tenants and self.security.keys_file is None and len(self.served) > 1:
+            raise ValueError("security.keys_file: is needed with several tenants: a call's key says whose it is")
+        return self
 
     @model_validator(mode="after")
     def _histories_are_held(self) -> Self:

@@ -125,7 +125,7 @@ def keys_of(model: type[BaseModel]) -> dict[str, Any]:
 
 def test_the_example_has_every_key_with_its_default():
     values = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
-    found = {name: dict.fromkeys(value) if isinstance(value, dict) else None for name, value in values.items()}
+    found = {name: dict.fromkeys(value) if isinstance(value, dict) and value else None for name, value in values.items()}
     assert found == keys_of(Config)
     defaults = load_config(None, {"bundle": Path(values["bundle"]), "data": Path(values["data"])})
     assert load_config(EXAMPLE, {}).model_dump() == defaults.model_dump()

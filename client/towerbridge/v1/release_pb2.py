@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctowerbridge/v1/release.proto\x12\x0etowerbridge.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x13\n\x11GetReleaseRequest\"\x83\x03\n\x12GetReleaseResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03\x64im\x18\x03 \x01(\x05\x12\x10\n\x08text_dim\x18\x04 \x01(\x05\x12\x16\n\x0ehistory_length\x18\x05 \x01(\x05\x12\x13\n\x0b\x65vent_types\x18\x06 \x03(\t\x12\x12\n\nitem_count\x18\x07 \x01(\x03\x12\x1d\n\x15searchable_item_count\x18\x08 \x01(\x03\x12O\n\x0foffline_metrics\x18\t \x03(\x0b\x32\x36.towerbridge.v1.GetReleaseResponse.OfflineMetricsEntry\x12\x12\n\nindex_kind\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x1a\x35\n\x13OfflineMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\x65\n\x0eReleaseService\x12S\n\nGetRelease\x12!.towerbridge.v1.GetReleaseRequest\x1a\".towerbridge.v1.GetReleaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctowerbridge/v1/release.proto\x12\x0etowerbridge.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x02\n\x0bHeldRelease\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.towerbridge.v1.ReleaseState\x12\x0e\n\x06\x62undle\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tloaded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bpromoted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08progress\x18\x07 \x01(\x02\x12\r\n\x05stage\x18\x08 \x01(\t\x12\r\n\x05\x65rror\x18\t \x01(\t\x12\x14\n\x0cmemory_bytes\x18\n \x01(\x03\x12\x12\n\nindex_kind\x18\x0b \x01(\t\"\x15\n\x13ListReleasesRequest\"E\n\x14ListReleasesResponse\x12-\n\x08releases\x18\x01 \x03(\x0b\x32\x1b.towerbridge.v1.HeldRelease\"$\n\x12LoadReleaseRequest\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\"C\n\x13LoadReleaseResponse\x12,\n\x07release\x18\x01 \x01(\x0b\x32\x1b.towerbridge.v1.HeldRelease\"+\n\x15PromoteReleaseRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\"y\n\x16PromoteReleaseResponse\x12,\n\x07release\x18\x01 \x01(\x0b\x32\x1b.towerbridge.v1.HeldRelease\x12\x1b\n\x13previous_release_id\x18\x02 \x01(\t\x12\x14\n\x0cpeople_ready\x18\x03 \x01(\x03\"\\\n\x16RollbackReleaseRequest\x12%\n\x18\x65xpected_live_release_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x1b\n\x19_expected_live_release_id\"d\n\x17RollbackReleaseResponse\x12,\n\x07release\x18\x01 \x01(\x0b\x32\x1b.towerbridge.v1.HeldRelease\x12\x1b\n\x13previous_release_id\x18\x02 \x01(\t\"\x13\n\x11GetReleaseRequest\"\x83\x03\n\x12GetReleaseResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03\x64im\x18\x03 \x01(\x05\x12\x10\n\x08text_dim\x18\x04 \x01(\x05\x12\x16\n\x0ehistory_length\x18\x05 \x01(\x05\x12\x13\n\x0b\x65vent_types\x18\x06 \x03(\t\x12\x12\n\nitem_count\x18\x07 \x01(\x03\x12\x1d\n\x15searchable_item_count\x18\x08 \x01(\x03\x12O\n\x0foffline_metrics\x18\t \x03(\x0b\x32\x36.towerbridge.v1.GetReleaseResponse.OfflineMetricsEntry\x12\x12\n\nindex_kind\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x1a\x35\n\x13OfflineMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\xb0\x01\n\x0cReleaseState\x12\x1d\n\x19RELEASE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15RELEASE_STATE_LOADING\x10\x01\x12\x18\n\x14RELEASE_STATE_LOADED\x10\x02\x12\x16\n\x12RELEASE_STATE_LIVE\x10\x03\x12\x1a\n\x16RELEASE_STATE_PREVIOUS\x10\x04\x12\x18\n\x14RELEASE_STATE_FAILED\x10\x05\x32\xdd\x03\n\x0eReleaseService\x12S\n\nGetRelease\x12!.towerbridge.v1.GetReleaseRequest\x1a\".towerbridge.v1.GetReleaseResponse\x12Y\n\x0cListReleases\x12#.towerbridge.v1.ListReleasesRequest\x1a$.towerbridge.v1.ListReleasesResponse\x12V\n\x0bLoadRelease\x12\".towerbridge.v1.LoadReleaseRequest\x1a#.towerbridge.v1.LoadReleaseResponse\x12_\n\x0ePromoteRelease\x12%.towerbridge.v1.PromoteReleaseRequest\x1a&.towerbridge.v1.PromoteReleaseResponse\x12\x62\n\x0fRollbackRelease\x12&.towerbridge.v1.RollbackReleaseRequest\x1a\'.towerbridge.v1.RollbackReleaseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +34,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETRELEASERESPONSE_OFFLINEMETRICSENTRY']._loaded_options = None
   _globals['_GETRELEASERESPONSE_OFFLINEMETRICSENTRY']._serialized_options = b'8\001'
-  _globals['_GETRELEASEREQUEST']._serialized_start=81
-  _globals['_GETRELEASEREQUEST']._serialized_end=100
-  _globals['_GETRELEASERESPONSE']._serialized_start=103
-  _globals['_GETRELEASERESPONSE']._serialized_end=490
-  _globals['_GETRELEASERESPONSE_OFFLINEMETRICSENTRY']._serialized_start=437
-  _globals['_GETRELEASERESPONSE_OFFLINEMETRICSENTRY']._serialized_end=490
-  _globals['_RELEASESERVICE']._serialized_start=492
-  _globals['_RELEASESERVICE']._serialized_end=593
+  _globals['_RELEASESTATE']._serialized_start=1389
+  _globals['_RELEASESTATE']._serialized_end=1565
+  _globals['_HELDRELEASE']._serialized_start=82
+  _globals['_HELDRELEASE']._serialized_end=410
+  _globals['_LISTRELEASESREQUEST']._serialized_start=412
+  _globals['_LISTRELEASESREQUEST']._serialized_end=433
+  _globals['_LISTRELEASESRESPONSE']._serialized_start=435
+  _globals['_LISTRELEASESRESPONSE']._serialized_end=504
+  _globals['_LOADRELEASEREQUEST']._serialized_start=506
+  _globals['_LOADRELEASEREQUEST']._serialized_end=542
+  _globals['_LOADRELEASERESPONSE']._serialized_start=544
+  _globals['_LOADRELEASERESPONSE']._serialized_end=611
+  _globals['_PROMOTERELEASEREQUEST']._serialized_start=613
+  _globals['_PROMOTERELEASEREQUEST']._serialized_end=656
+  _globals['_PROMOTERELEASERESPONSE']._serialized_start=658
+  _globals['_PROMOTERELEASERESPONSE']._serialized_end=779
+  _globals['_ROLLBACKRELEASEREQUEST']._serialized_start=781
+  _globals['_ROLLBACKRELEASEREQUEST']._serialized_end=873
+  _globals['_ROLLBACKRELEASERESPONSE']._serialized_start=875
+  _globals['_ROLLBACKRELEASERESPONSE']._serialized_end=975
+  _globals['_GETRELEASEREQUEST']._serialized_start=977
+  _globals['_GETRELEASEREQUEST']._serialized_end=996
+  _globals['_GETRELEASERESPONSE']._serialized_start=999
+  _globals['_GETRELEASERESPONSE']._serialized_end=1386
+  _globals['_GETRELEASERESPONSE_OFFLINEMETRICSENTRY']._serialized_start=1333
+  _globals['_GETRELEASERESPONSE_OFFLINEMETRICSENTRY']._serialized_end=1386
+  _globals['_RELEASESERVICE']._serialized_start=1568
+  _globals['_RELEASESERVICE']._serialized_end=2045
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class ReleaseServiceStub(object):
-    """Reads which towers and index are live.
+    """Reads and changes which towers and index are live. Every answer is made by exactly one release.
+
+    Errors of every method: UNAVAILABLE while the server drains (retry elsewhere).
     """
 
     def __init__(self, channel):
@@ -40,14 +42,75 @@ class ReleaseServiceStub(object):
                 request_serializer=towerbridge_dot_v1_dot_release__pb2.GetReleaseRequest.SerializeToString,
                 response_deserializer=towerbridge_dot_v1_dot_release__pb2.GetReleaseResponse.FromString,
                 _registered_method=True)
+        self.ListReleases = channel.unary_unary(
+                '/towerbridge.v1.ReleaseService/ListReleases',
+                request_serializer=towerbridge_dot_v1_dot_release__pb2.ListReleasesRequest.SerializeToString,
+                response_deserializer=towerbridge_dot_v1_dot_release__pb2.ListReleasesResponse.FromString,
+                _registered_method=True)
+        self.LoadRelease = channel.unary_unary(
+                '/towerbridge.v1.ReleaseService/LoadRelease',
+                request_serializer=towerbridge_dot_v1_dot_release__pb2.LoadReleaseRequest.SerializeToString,
+                response_deserializer=towerbridge_dot_v1_dot_release__pb2.LoadReleaseResponse.FromString,
+                _registered_method=True)
+        self.PromoteRelease = channel.unary_unary(
+                '/towerbridge.v1.ReleaseService/PromoteRelease',
+                request_serializer=towerbridge_dot_v1_dot_release__pb2.PromoteReleaseRequest.SerializeToString,
+                response_deserializer=towerbridge_dot_v1_dot_release__pb2.PromoteReleaseResponse.FromString,
+                _registered_method=True)
+        self.RollbackRelease = channel.unary_unary(
+                '/towerbridge.v1.ReleaseService/RollbackRelease',
+                request_serializer=towerbridge_dot_v1_dot_release__pb2.RollbackReleaseRequest.SerializeToString,
+                response_deserializer=towerbridge_dot_v1_dot_release__pb2.RollbackReleaseResponse.FromString,
+                _registered_method=True)
 
 
 class ReleaseServiceServicer(object):
-    """Reads which towers and index are live.
+    """Reads and changes which towers and index are live. Every answer is made by exactly one release.
+
+    Errors of every method: UNAVAILABLE while the server drains (retry elsewhere).
     """
 
     def GetRelease(self, request, context):
         """The live release: a paired user tower, item tower and index.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReleases(self, request, context):
+        """The releases that this server holds: the live one first, then the one before it, then those that are loaded or loading.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadRelease(self, request, context):
+        """Loads a bundle beside the live release: verifies it, vectors all items of the catalogue, builds and warms its index. Answers
+        when it is ready to be promoted. It is not live yet. A load goes on when its caller leaves: repeat the call to wait for it,
+        or watch ListReleases. Loading what is loaded does nothing.
+
+        Errors: INVALID_ARGUMENT if the path is not below a folder that the server's configuration trusts, or the bundle is damaged or
+        its parts do not belong together; FAILED_PRECONDITION while another bundle is being loaded; RESOURCE_EXHAUSTED if there is
+        not enough memory; DEADLINE_EXCEEDED if it takes longer than the caller waits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteRelease(self, request, context):
+        """Makes a loaded release the live one: first the vectors of recently active people are computed, then one reference is swapped.
+        Answers when the release is live and its being so is on disk. Promoting the live release does nothing.
+
+        Errors: NOT_FOUND if no such release is loaded; DEADLINE_EXCEEDED if it was not promoted in time, and is not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackRelease(self, request, context):
+        """Makes the release that was live before the live one again.
+
+        Errors: FAILED_PRECONDITION if there is none, or if expected_live_release_id is not the live one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +124,26 @@ def add_ReleaseServiceServicer_to_server(servicer, server):
                     request_deserializer=towerbridge_dot_v1_dot_release__pb2.GetReleaseRequest.FromString,
                     response_serializer=towerbridge_dot_v1_dot_release__pb2.GetReleaseResponse.SerializeToString,
             ),
+            'ListReleases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReleases,
+                    request_deserializer=towerbridge_dot_v1_dot_release__pb2.ListReleasesRequest.FromString,
+                    response_serializer=towerbridge_dot_v1_dot_release__pb2.ListReleasesResponse.SerializeToString,
+            ),
+            'LoadRelease': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadRelease,
+                    request_deserializer=towerbridge_dot_v1_dot_release__pb2.LoadReleaseRequest.FromString,
+                    response_serializer=towerbridge_dot_v1_dot_release__pb2.LoadReleaseResponse.SerializeToString,
+            ),
+            'PromoteRelease': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteRelease,
+                    request_deserializer=towerbridge_dot_v1_dot_release__pb2.PromoteReleaseRequest.FromString,
+                    response_serializer=towerbridge_dot_v1_dot_release__pb2.PromoteReleaseResponse.SerializeToString,
+            ),
+            'RollbackRelease': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackRelease,
+                    request_deserializer=towerbridge_dot_v1_dot_release__pb2.RollbackReleaseRequest.FromString,
+                    response_serializer=towerbridge_dot_v1_dot_release__pb2.RollbackReleaseResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'towerbridge.v1.ReleaseService', rpc_method_handlers)
@@ -70,7 +153,9 @@ def add_ReleaseServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReleaseService(object):
-    """Reads which towers and index are live.
+    """Reads and changes which towers and index are live. Every answer is made by exactly one release.
+
+    Errors of every method: UNAVAILABLE while the server drains (retry elsewhere).
     """
 
     @staticmethod
@@ -90,6 +175,114 @@ class ReleaseService(object):
             '/towerbridge.v1.ReleaseService/GetRelease',
             towerbridge_dot_v1_dot_release__pb2.GetReleaseRequest.SerializeToString,
             towerbridge_dot_v1_dot_release__pb2.GetReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReleases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towerbridge.v1.ReleaseService/ListReleases',
+            towerbridge_dot_v1_dot_release__pb2.ListReleasesRequest.SerializeToString,
+            towerbridge_dot_v1_dot_release__pb2.ListReleasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towerbridge.v1.ReleaseService/LoadRelease',
+            towerbridge_dot_v1_dot_release__pb2.LoadReleaseRequest.SerializeToString,
+            towerbridge_dot_v1_dot_release__pb2.LoadReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towerbridge.v1.ReleaseService/PromoteRelease',
+            towerbridge_dot_v1_dot_release__pb2.PromoteReleaseRequest.SerializeToString,
+            towerbridge_dot_v1_dot_release__pb2.PromoteReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towerbridge.v1.ReleaseService/RollbackRelease',
+            towerbridge_dot_v1_dot_release__pb2.RollbackReleaseRequest.SerializeToString,
+            towerbridge_dot_v1_dot_release__pb2.RollbackReleaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

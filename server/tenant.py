@@ -1,0 +1,251 @@
+"""One tenant: everything below the edge, wired."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import apsw
+from prometheus_client.registry import Collector
+from towerbridge.v1 import (
+    audience_pb2_grpc,
+    event_pb2_grpc,
+    item_pb2_grpc,
+    recommendation_pb2_grpc,
+    release_pb2_grpc,
+    user_pb2_grpc,
+)
+
+from index.bundle import Bundle, BundleError, read_bundle
+from index.choice import ChoiceError
+from index.gpu.memory import MemoryPlanError
+from server.api.audience import AudienceServicer
+from server.api.erasure import ErasureCalls
+from server.api.events import EventServicer
+from server.api.handlers import Handlers
+from server.api.items import ItemServicer
+from server.api.recommendations import RecommendationServicer
+from server.api.releases import ReleaseServicer
+from server.api.users import UserServicer
+from server.catalogue.changes import CatalogueChanges
+from server.catalogue.text_worker import TextWorker
+from server.config import Config
+from server.engine.batch import BatchComputer
+from server.engine.engine import Engine
+from server.engine.turns import Turns
+from server.errors import ServiceError, StartupError
+from server.journal.bundles import note_bundle
+from server.journal.database import open_journal, open_reader
+from server.journal.erase import forget_erased
+from server.journal.events import HeldEvent, Status
+from server.journal.retention import Retention, rules_of
+from server.journal.tombstones import open_tombstones
+from server.journal.writer import JournalWriter
+from server.recommend.flow import Recommender
+from server.releases.loading import load_views, seed_catalogue
+from server.releases.release import Release
+from server.releases.warm_up import CHECK, warm_up
+from server.telemetry.index import IndexFigures
+from server.telemetry.people import PeopleFigures
+from server.users.admission import Admission
+from server.users.audience import Audience
+from server.users.changes import PeopleChanges
+from server.users.consent import presumed_by
+from server.users.directory import Directory
+from server.users.erasure import Erasure
+from server.users.intake import EventIntake
+from server.users.people import People
+from server.users.refresher import Refresher
+
+_MANY_TO_REFRESH = 256  # people: 64 ms of the engine's time
+
+
+class Tenant:
+    """What one tenant owns: journal, people, catalogue, releases, and the thread that computes for it.
+
+    Between construction and `start` nothing is served. Raises StartupError, with one line that says what to do, if it cannot be
+    loaded.
+    """
+
+    def __init__(
+        self, name: str, bundle: Path, config: Config, *, clock_us: Callable[[], int], not_serving: Callable[[], None]
+    ) -> None:
+        """not_serving: told, on any thread, when something that answers depend on has died."""
+        self.name = name
+        self.folder = config.data / name
+        self._bundle_path = bundle
+        self._config = config
+        self._clock_us = clock_us
+        self._not_serving = not_serving
+        with ExitStack() as opened:  # closed again if anything below fails
+            try:
+                self._load(config, opened)
+            except apsw.Error as error:
+                raise StartupError(f"cannot use the journal in {config.data}: {error}; check the disk and its space") from None
+            warm_up(self.live, self._texts)
+            self._make_servicers()
+            self._opened = opened.pop_all()
+
+    def _load(self, config: Config, opened: ExitStack) -> None:
+        try:
+            bundle = read_bundle(self._bundle_path)
+        except BundleError as error:
+            raise StartupError(str(error)) from None
+        file = self._file = open_journal(self.folder)
+        opened.callback(file.close)
+        self._tombstones = open_tombstones(self.folder, config.erasure.key_file)
+        opened.callback(self._tombstones.close)
+        forget_erased(file, self._tombstones)  # before anything is read from the journal
+        self._texts = TextWorker(bundle.text_encoder) if bundle.text_encoder is not None else None
+        if self._texts is not None:
+            opened.callback(self._texts.close)
+        self._refresher = Refresher()
+        self._event_counts: Counter[Status] = Counter()
+        self.people = People(
+            bundle.manifest.event_types,
+            Directory(presumed_by(config.consent)),
+            limit=config.users.max_history_events,
+            capacity=config.users.max_people_in_memory,
+            unreferenced=self._unreferenced,
+        )
+        opened.callback(self.people.close)
+        computer = self._computer = BatchComputer(self._release, self.people, self._refresher, clock_us=self._clock_us)
+        self._engine = Engine(
+            computer.answer,
+            background=Turns(lambda: config.users.refresh and computer.refresh(), lambda: self.live.live_index.upkeep()),
+            flooded=lambda: self._refresher.changed > _MANY_TO_REFRESH,
+            max_batch=config.engine.max_batch,
+            on_death=self._not_serving,
+        )
+        self._load_release(config, bundle, opened)
+        self._journal = JournalWriter(file, max_group_rows=config.journal.max_group_rows, on_death=self._not_serving)
+        self._make_changes(config)
+
+    def _load_release(self, config: Config, bundle: Bundle, opened: ExitStack) -> None:
+        """The catalogue, everyone's history and the release, from the bundle and the journal."""
+        file = self._file
+        seed_catalogue(file, bundle)
+        try:
+            self.catalogue, self.live = load_views(
+                file,
+                bundle,
+                self.people,
+                self._texts,
+                settings=config.index,
+                device=config.engine.device,
+                max_batch=config.engine.max_batch,
+                max_people=config.users.max_people_in_memory,
+                snapshots=self.folder / "index" if config.index.snapshots else None,
+                wake=self._engine.poke,
+            )
+        except (ChoiceError, MemoryPlanError) as error:
+            raise StartupError(f"index: {error}") from None
+        except ServiceError as error:
+            raise StartupError(f"{self._bundle_path}: the text encoder does not work: {error}; {CHECK}") from None
+        opened.callback(self.live.live_index.close)
+        note_bundle(file.connection, self.live.release_id, bundle.manifest.watermark, self._clock_us())
+        self.people.read_from(open_reader(file.path), self.catalogue.locate)
+
+    def _make_changes(self, config: Config) -> None:
+        """Whatever changes items and people, over the journal's writer."""
+        file = self._file
+        self._retention = Retention(
+            rules_of(config.journal.retention_days, config.journal.max_events_per_person, config.journal.event_id_days),
+            lambda: open_reader(file.path),
+            self._journal,
+            self._forget,
+            self._clock_us,
+        )
+        self._changes = CatalogueChanges(
+            self._journal, self.catalogue, self.people, self._refresher, self._engine, self._release, self._texts
+        )
+        self._people_changes = PeopleChanges(
+            self._journal, self.people, self._refresher, self._engine, self._release, self._tombstones, self._clock_us
+        )
+        self._erasure = Erasure(
+            file,
+            self._journal,
+            self.people,
+            self._people_changes,
+            self._engine,
+            self._release,
+            self._tombstones,
+            config,
+            self._clock_us,
+        )
+
+    def _make_servicers(self) -> None:
+        server = self.handlers = Handlers()
+        config, journal, release, people = self._config, self._journal, self._release, self.people
+        admission = Admission(people.directory, self._tombstones)
+        intake = EventIntake(journal, people, admission, self.catalogue, self._refresher, self._engine)
+        recommender = Recommender(people, self.catalogue, self._engine, release)
+        recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
+            RecommendationServicer(recommender, people, self.catalogue, journal, release, config), server
+        )
+        event_pb2_grpc.add_EventServiceServicer_to_server(
+            EventServicer(intake, journal, config, self._clock_us, self._event_counts), server
+        )
+        item_pb2_grpc.add_ItemServiceServicer_to_server(
+            ItemServicer(self._changes, self.catalogue, journal, release, config), server
+        )
+        user_pb2_grpc.add_UserServiceServicer_to_server(
+            UserServicer(
+                people,
+                self._people_changes,
+                ErasureCalls(self._erasure, people, journal, self._file.path, release),
+                self.catalogue,
+                journal,
+                release,
+                config,
+                self._clock_us,
+            ),
+            server,
+        )
+        self._audience = Audience(people, self._refresher, self._computer.refresh, self._engine, release)
+        audience_pb2_grpc.add_AudienceServiceServicer_to_server(
+            AudienceServicer(self._audience, self.catalogue, config), server
+        )
+        release_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseServicer(self.catalogue, release), server)
+
+    def figures(self) -> list[Collector]:
+        """What operators watch."""
+        return [
+            IndexFigures(lambda: self.live.index, lambda: self.live.live_index.recall),
+            PeopleFigures(self._refresher, lambda: self.live.user_vectors, lambda: self._event_counts),
+        ]
+
+    def start(self) -> None:
+        """Begins to compute and to write; the first request is as fast as any."""
+        self._refresher.mark_all(self.people.to_refresh())
+        self._engine.start()
+        self._engine.call(lambda: self.live.live_index.take_over(threads=self._config.engine.threads)).result()
+        self._journal.start()
+        self._retention.start()
+
+    def wake(self) -> None:
+        """Begins in the background with what the start left to do."""
+        self._engine.poke()
+
+    def stop(self) -> None:
+        """Ends what is under way, then writes and closes everything. No call may be in flight."""
+        self._retention.close()
+        self._erasure.close()
+        self._journal.close()
+        self._engine.close()
+        self._opened.close()
+
+    def describe(self) -> str:
+        """One line for people."""
+        release = self.live
+        index = f"{release.live_index.choice}, on {release.device}"
+        return f"release {release.release_id}, {len(self.catalogue)} items, {index}"
+
+    def _release(self) -> Release:
+        return self.live
+
+    def _forget(self, events: Sequence[HeldEvent]) -> None:
+        self._people_changes.outdated(self.people.forget(events))
+
+    def _unreferenced(self, ordinal: int) -> None:
+        self._changes.free(ordinal)
