@@ -1,71 +1,24 @@
-"""The only place where objects are wired."""
+"""The server: the edge, and the tenants behind it."""
 
 import gc
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 
-import apsw
-import grpc
 import torch
-from towerbridge.v1 import (
-    audience_pb2,
-    audience_pb2_grpc,
-    event_pb2,
-    event_pb2_grpc,
-    item_pb2,
-    item_pb2_grpc,
-    recommendation_pb2,
-    recommendation_pb2_grpc,
-    release_pb2,
-    release_pb2_grpc,
-    user_pb2,
-    user_pb2_grpc,
-)
+from towerbridge.v1 import audience_pb2, event_pb2, item_pb2, recommendation_pb2, release_pb2, user_pb2
 
-from index.bundle import Bundle, BundleError, read_bundle
-from index.choice import ChoiceError
-from index.gpu.memory import MemoryPlanError
-from server.api.audience import AudienceServicer
-from server.api.edge import Edge, check_port
-from server.api.erasure import ErasureCalls
-from server.api.events import EventServicer
-from server.api.items import ItemServicer
-from server.api.recommendations import RecommendationServicer
-from server.api.releases import ReleaseServicer
-from server.api.users import UserServicer
-from server.catalogue.changes import CatalogueChanges
-from server.catalogue.text_worker import TextWorker
-from server.config import TENANT, Config
-from server.engine.batch import BatchComputer
-from server.engine.engine import Engine
-from server.engine.turns import Turns
-from server.errors import ServiceError, StartupError
-from server.journal.bundles import note_bundle
-from server.journal.database import open_journal, open_reader
-from server.journal.erase import forget_erased
-from server.journal.events import HeldEvent, Status
-from server.journal.retention import Retention, rules_of
-from server.journal.tombstones import open_tombstones
-from server.journal.writer import JournalWriter
-from server.recommend.flow import Recommender
-from server.releases.loading import load_views, seed_catalogue
-from server.releases.release import Release
-from server.releases.warm_up import CHECK, check_device, warm_up
+from server.api.calls import Calls, Served
+from server.api.edge import Edge
+from server.config import Config
+from server.releases.warm_up import check_device
+from server.security.exposure import check_exposure
+from server.security.keys import ANYBODY, Caller, KeyRing
+from server.telemetry.calls import CallFigures
 from server.telemetry.endpoint import Metrics
-from server.telemetry.index import IndexFigures
-from server.telemetry.people import PeopleFigures
-from server.users.admission import Admission
-from server.users.audience import Audience
-from server.users.changes import PeopleChanges
-from server.users.consent import presumed_by
-from server.users.directory import Directory
-from server.users.erasure import Erasure
-from server.users.intake import EventIntake, now_us
-from server.users.people import People
-from server.users.refresher import Refresher
+from server.telemetry.stages import StagesOfTenants
+from server.tenant import Tenant
+from server.users.intake import now_us
 
-_MANY_TO_REFRESH = 256  # people: 64 ms of the engine's time
 _SERVICES = tuple(
     proto.DESCRIPTOR.services_by_name[name].full_name
     for proto, name in (
@@ -80,198 +33,72 @@ _SERVICES = tuple(
 
 
 class App:
-    """A loaded server. `start` serves, `stop` drains; between construction and `start` nothing listens.
+    """A loaded server. `start` serves, `stop` drains; between construction and `start` only health is answered.
 
     Raises StartupError, with one line that says what to do, if it cannot be loaded.
     """
 
     def __init__(self, config: Config, *, clock_us: Callable[[], int] = now_us) -> None:
         self._config = config
-        self._clock_us = clock_us
         check_device(config.engine.device)
-        check_port(config.listen)  # before anything is written or loaded; it is bound last
+        check_exposure(config.listen, config.security)
         torch.set_num_threads(config.engine.threads)
+        self.tenants: dict[str, Tenant] = {}
+        self._figures = CallFigures()
         with ExitStack() as opened:  # closed again if anything below fails
-            try:
-                self._load(config, opened)
-            except apsw.Error as error:
-                raise StartupError(f"cannot use the journal in {config.data}: {error}; check the disk and its space") from None
-            warm_up(self.live, self._texts)
-            self.metrics_port = self._serve_metrics(config, opened)
-            # The port last: it takes connections as soon as it is bound.
-            self._edge = Edge(config.listen, self._register, _SERVICES)
+            self._edge = self._listen(config)  # before anything is written or loaded: another server may be there
+            opened.callback(self._edge.stop)
             self.port = self._edge.port
+            for name, bundle in config.served.items():
+                self.tenants[name] = Tenant(name, bundle, config, clock_us=clock_us, not_serving=self._edge.not_serving)
+                opened.callback(self.tenants[name].close)
+            self.metrics_port = self._serve_metrics(config, opened)
             self._opened = opened.pop_all()
 
-    def _load(self, config: Config, opened: ExitStack) -> None:
-        try:
-            bundle = read_bundle(config.bundle)
-        except BundleError as error:
-            raise StartupError(str(error)) from None
-        file = self._file = open_journal(config.data / TENANT)
-        opened.callback(file.close)
-        self._tombstones = open_tombstones(config.data / TENANT, config.erasure.key_file)
-        opened.callback(self._tombstones.close)
-        forget_erased(file, self._tombstones)  # before anything is read from the journal
-        self._texts = TextWorker(bundle.text_encoder) if bundle.text_encoder is not None else None
-        if self._texts is not None:
-            opened.callback(self._texts.close)
-        self._refresher = Refresher()
-        self._event_counts: Counter[Status] = Counter()
-        self.people = People(
-            bundle.manifest.event_types,
-            Directory(presumed_by(config.consent)),
-            limit=config.users.max_history_events,
-            capacity=config.users.max_people_in_memory,
-            unreferenced=self._unreferenced,
-        )
-        opened.callback(self.people.close)
-        computer = self._computer = BatchComputer(self._release, self.people, self._refresher, clock_us=self._clock_us)
-        self._engine = Engine(
-            computer.answer,
-            background=Turns(lambda: config.users.refresh and computer.refresh(), lambda: self.live.live_index.upkeep()),
-            flooded=lambda: self._refresher.changed > _MANY_TO_REFRESH,
-            max_batch=config.engine.max_batch,
-            on_death=self._not_serving,
-        )
-        self._load_release(config, bundle, opened)
-        self._journal = JournalWriter(file, max_group_rows=config.journal.max_group_rows, on_death=self._not_serving)
-        self._make_changes(config)
+    @property
+    def tenant(self) -> Tenant:
+        """The first tenant, which is the only one unless the configuration names others."""
+        return next(iter(self.tenants.values()))
 
-    def _load_release(self, config: Config, bundle: Bundle, opened: ExitStack) -> None:
-        """The catalogue, everyone's history and the release, from the bundle and the journal."""
-        file = self._file
-        seed_catalogue(file, bundle)
-        try:
-            self.catalogue, self.live = load_views(
-                file,
-                bundle,
-                self.people,
-                self._texts,
-                settings=config.index,
-                device=config.engine.device,
-                max_batch=config.engine.max_batch,
-                max_people=config.users.max_people_in_memory,
-                snapshots=config.data / TENANT / "index" if config.index.snapshots else None,
-                wake=self._engine.poke,
-            )
-        except (ChoiceError, MemoryPlanError) as error:
-            raise StartupError(f"index: {error}") from None
-        except ServiceError as error:
-            raise StartupError(f"{config.bundle}: the text encoder does not work: {error}; {CHECK}") from None
-        opened.callback(self.live.live_index.close)
-        note_bundle(file.connection, self.live.release_id, bundle.manifest.watermark, self._clock_us())
-        self.people.read_from(open_reader(file.path), self.catalogue.locate)
+    def start(self) -> None:
+        """Serves; health says SERVING, and the first request is as fast as any."""
+        for tenant in self.tenants.values():
+            tenant.start()
+        # What was loaded lives as long as the server: a full collection that visits it would stop every request.
+        gc.collect()
+        gc.freeze()
+        self._edge.serve({name: Served(one.handlers, one.limits, None) for name, one in self.tenants.items()})
+        for tenant in self.tenants.values():
+            tenant.wake()
 
-    def _make_changes(self, config: Config) -> None:
-        """Whatever changes items and people, over the journal's writer."""
-        file = self._file
-        self._retention = Retention(
-            rules_of(config.journal.retention_days, config.journal.max_events_per_person, config.journal.event_id_days),
-            lambda: open_reader(file.path),
-            self._journal,
-            self._forget,
-            self._clock_us,
-        )
-        self._changes = CatalogueChanges(
-            self._journal, self.catalogue, self.people, self._refresher, self._engine, self._release, self._texts
-        )
-        self._people_changes = PeopleChanges(
-            self._journal, self.people, self._refresher, self._engine, self._release, self._tombstones, self._clock_us
-        )
-        self._erasure = Erasure(
-            file,
-            self._journal,
-            self.people,
-            self._people_changes,
-            self._engine,
-            self._release,
-            self._tombstones,
-            config,
-            self._clock_us,
-        )
+    def stop(self) -> None:
+        """Drains: takes no new calls, ends those in flight, then writes and closes everything."""
+        self._edge.stop()
+        self._opened.close()
+
+    def describe(self) -> str:
+        """One line for people."""
+        metrics = f", metrics on port {self.metrics_port}" if self.metrics_port is not None else ""
+        described = {name: tenant.describe() for name, tenant in self.tenants.items()}
+        if len(described) == 1:
+            return next(iter(described.values())) + metrics
+        return "; ".join(f"{name}: {what}" for name, what in described.items()) + metrics
+
+    def _listen(self, config: Config) -> Edge:
+        security = config.security
+        keys = KeyRing(security.keys_file) if security.keys_file is not None else None
+        anybody = Caller(next(iter(config.served)), ANYBODY.name, ANYBODY.roles, ANYBODY.key_id)
+        calls = Calls(keys, anybody, self._figures, None, reflection=security.reflection)
+        return Edge(config.listen, config.overload, None, calls, _SERVICES)
 
     def _serve_metrics(self, config: Config, opened: ExitStack) -> int | None:
         if config.metrics.port is None:
             return None
         metrics = Metrics(
-            IndexFigures(lambda: self.live.index, lambda: self.live.live_index.recall),
-            PeopleFigures(self._refresher, lambda: self.live.user_vectors, lambda: self._event_counts),
+            self._figures,
+            StagesOfTenants({name: tenant.stages for name, tenant in self.tenants.items()}),
+            *(collector for tenant in self.tenants.values() for collector in tenant.figures()),
         )
         port = metrics.start(config.metrics.port, host=config.metrics.host)
         opened.callback(metrics.stop)
         return port
-
-    def _register(self, server: grpc.aio.Server) -> None:
-        config, journal, release, people = self._config, self._journal, self._release, self.people
-        admission = Admission(people.directory, self._tombstones)
-        intake = EventIntake(journal, people, admission, self.catalogue, self._refresher, self._engine)
-        recommender = Recommender(people, self.catalogue, self._engine, release)
-        recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
-            RecommendationServicer(recommender, people, self.catalogue, journal, release, config), server
-        )
-        event_pb2_grpc.add_EventServiceServicer_to_server(
-            EventServicer(intake, journal, config, self._clock_us, self._event_counts), server
-        )
-        item_pb2_grpc.add_ItemServiceServicer_to_server(
-            ItemServicer(self._changes, self.catalogue, journal, release, config), server
-        )
-        user_pb2_grpc.add_UserServiceServicer_to_server(
-            UserServicer(
-                people,
-                self._people_changes,
-                ErasureCalls(self._erasure, people, journal, self._file.path, release),
-                self.catalogue,
-                journal,
-                release,
-                config,
-                self._clock_us,
-            ),
-            server,
-        )
-        self._audience = Audience(people, self._refresher, self._computer.refresh, self._engine, release)
-        audience_pb2_grpc.add_AudienceServiceServicer_to_server(
-            AudienceServicer(self._audience, self.catalogue, config), server
-        )
-        release_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseServicer(self.catalogue, release), server)
-
-    def start(self) -> None:
-        """Serves; health says SERVING, and the first request is as fast as any."""
-        self._refresher.mark_all(self.people.to_refresh())
-        self._engine.start()
-        self._engine.call(lambda: self.live.live_index.take_over(threads=self._config.engine.threads)).result()
-        self._journal.start()
-        self._retention.start()
-        # What was loaded lives as long as the server: a full collection that visits it would stop every request.
-        gc.collect()
-        gc.freeze()
-        self._edge.start()
-        self._engine.poke()  # what the start left to do in the background
-
-    def stop(self) -> None:
-        """Drains: takes no new calls, ends those in flight, then writes and closes everything."""
-        self._edge.stop()
-        self._retention.close()
-        self._erasure.close()
-        self._journal.close()
-        self._engine.close()
-        self._opened.close()
-
-    def describe(self) -> str:
-        """One line for people."""
-        release = self.live
-        metrics = f", metrics on port {self.metrics_port}" if self.metrics_port is not None else ""
-        index = f"{release.live_index.choice}, on {release.device}"
-        return f"release {release.release_id}, {len(self.catalogue)} items, {index}{metrics}"
-
-    def _release(self) -> Release:
-        return self.live
-
-    def _forget(self, events: Sequence[HeldEvent]) -> None:
-        self._people_changes.outdated(self.people.forget(events))
-
-    def _unreferenced(self, ordinal: int) -> None:
-        self._changes.free(ordinal)
-
-    def _not_serving(self) -> None:
-        self._edge.not_serving()

@@ -4,8 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import apsw
+import grpc
 from prometheus_client.registry import Collector
 from towerbridge.v1 import (
     audience_pb2_grpc,
@@ -41,12 +43,14 @@ from server.journal.events import HeldEvent, Status
 from server.journal.retention import Retention, rules_of
 from server.journal.tombstones import open_tombstones
 from server.journal.writer import JournalWriter
+from server.overload.limits import Limits
 from server.recommend.flow import Recommender
 from server.releases.loading import load_views, seed_catalogue
 from server.releases.release import Release
 from server.releases.warm_up import CHECK, warm_up
 from server.telemetry.index import IndexFigures
 from server.telemetry.people import PeopleFigures
+from server.telemetry.stages import StageFigures
 from server.users.admission import Admission
 from server.users.audience import Audience
 from server.users.changes import PeopleChanges
@@ -77,6 +81,8 @@ class Tenant:
         self._config = config
         self._clock_us = clock_us
         self._not_serving = not_serving
+        self.limits = Limits(config.overload)
+        self.stages = StageFigures()
         with ExitStack() as opened:  # closed again if anything below fails
             try:
                 self._load(config, opened)
@@ -118,7 +124,12 @@ class Tenant:
             on_death=self._not_serving,
         )
         self._load_release(config, bundle, opened)
-        self._journal = JournalWriter(file, max_group_rows=config.journal.max_group_rows, on_death=self._not_serving)
+        self._journal = JournalWriter(
+            file,
+            max_group_rows=config.journal.max_group_rows,
+            on_death=self._not_serving,
+            waited=self.limits.ingests.waited,
+        )
         self._make_changes(config)
 
     def _load_release(self, config: Config, bundle: Bundle, opened: ExitStack) -> None:
@@ -175,7 +186,8 @@ class Tenant:
         )
 
     def _make_servicers(self) -> None:
-        server = self.handlers = Handlers()
+        self.handlers = Handlers()
+        server = cast(grpc.aio.Server, self.handlers)  # whose place it takes
         config, journal, release, people = self._config, self._journal, self._release, self.people
         admission = Admission(people.directory, self._tombstones)
         intake = EventIntake(journal, people, admission, self.catalogue, self._refresher, self._engine)
@@ -227,7 +239,7 @@ class Tenant:
         """Begins in the background with what the start left to do."""
         self._engine.poke()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Ends what is under way, then writes and closes everything. No call may be in flight."""
         self._retention.close()
         self._erasure.close()

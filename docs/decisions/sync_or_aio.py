@@ -60,8 +60,8 @@ def serve(edge: str, bundle: str, ready: Connection) -> None:
 
 def parts_of(app: Any) -> tuple[Recommender, RecommendationServicer]:
     """The flow, and the servicer that decodes and encodes, over a loaded server."""
-    recommender = Recommender(app._histories, app.catalogue, app._engine, app._release)
-    servicer = RecommendationServicer(recommender, app._histories, app.catalogue, app._journal, app._release, app._config)
+    recommender = Recommender(app.tenant._histories, app.tenant.catalogue, app.tenant._engine, app.tenant._release)
+    servicer = RecommendationServicer(recommender, app.tenant._histories, app.tenant.catalogue, app.tenant._journal, app.tenant._release, app.tenant._config)
     return recommender, servicer
 
 

@@ -1,62 +1,66 @@
 """The gRPC server: one event loop in a thread of its own."""
 
 import asyncio
-import socket
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from server.api.status import ErrorInterceptor
-from server.config import Listen
+from server.api.calls import Calls, Served
+from server.api.handlers import Handlers
+from server.config import Listen, Overload
 from server.errors import StartupError
+from server.overload.limits import Limits
 
 T = TypeVar("T")
+LIVE = "towerbridge.live"
+"""The health service's name for the process itself: SERVING from the moment that the port is open."""
 _IN_USE = "cannot listen on {address}; is another server running there? Choose another --port"
 _REFUSE_SECONDS = 0.1
 _CHANGES_AT_ONCE = 8  # catalogue changes in flight; they wait for encoder, engine and disk in threads
-
-
-def check_port(listen: Listen) -> None:
-    """Raises StartupError if nothing can listen there now."""
-    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-    try:
-        socket.create_server((listen.host.strip("[]"), listen.port), family=family).close()
-    except OSError as error:
-        address = f"{listen.host}:{listen.port}"
-        raise StartupError(f"{_IN_USE.format(address=address)} ({error.strerror or error})") from None
+_BEAT_SECONDS = 0.01
+_GRACE_OF_AGE_MS = 60_000  # for the calls of a connection that is closed for its age
 
 
 class Edge:
     """Listens, and runs the servicers, which are coroutines. asyncio with uvloop: see ARCHITECTURE.md for the measurement.
 
-    The port is bound at construction and answers nothing before `start`.
+    The port is open from construction on; until `serve` only health is answered, and any other call is UNAVAILABLE.
     """
 
-    def __init__(self, listen: Listen, register: Callable[[grpc.aio.Server], None], services: Sequence[str]) -> None:
-        """register: adds the servicers. services: their full names, for health and reflection. Raises StartupError."""
+    def __init__(
+        self,
+        listen: Listen,
+        overload: Overload,
+        credentials: grpc.ServerCredentials | None,
+        calls: Calls,
+        services: Sequence[str],
+    ) -> None:
+        """credentials: None: without TLS. services: their full names, for health and reflection. Raises StartupError."""
         self._listen = listen
         self._services = services
+        self._calls = calls
         self._health = health.aio.HealthServicer()
-        self._interceptor = ErrorInterceptor()
+        self._lagged: Callable[[float], None] = lambda seconds: None
+        self._stopped = False
         self._loop = uvloop.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(_CHANGES_AT_ONCE, thread_name_prefix="changes"))
         self._thread = threading.Thread(target=self._loop.run_forever, name="rpc-loop", daemon=True)
         self._thread.start()
         try:
-            self._server, self.port = self._run(self._bind(register))
+            self._server, self.port = self._run(self._bind(credentials, Limits(overload)))
         except BaseException:
             self._end_loop()
             raise
 
-    def start(self) -> None:
-        """Serves; health says SERVING for every service."""
-        self._run(self._start())
+    def serve(self, tenants: Mapping[str, Served]) -> None:
+        """Answers calls; health says SERVING for every service."""
+        self._run(self._serve(tenants))
 
     def not_serving(self) -> None:
         """Health says NOT_SERVING from now on. Any thread may call it; it does not wait."""
@@ -64,18 +68,22 @@ class Edge:
             asyncio.run_coroutine_threadsafe(self._health.enter_graceful_shutdown(), self._loop)
 
     def stop(self) -> None:
-        """Takes no new calls, gives those in flight the configured time to end, and ends."""
+        """Takes no new calls, gives those in flight the configured time to end, and ends. Once; again does nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
         self._run(self._drain())
         self._end_loop()
 
-    async def _bind(self, register: Callable[[grpc.aio.Server], None]) -> tuple[grpc.aio.Server, int]:
+    async def _bind(self, credentials: grpc.ServerCredentials | None, limits: Limits) -> tuple[grpc.aio.Server, int]:
         listen = self._listen
         server = grpc.aio.server(
-            interceptors=[self._interceptor],
-            maximum_concurrent_rpcs=listen.max_concurrent_rpcs,
+            handlers=[self._calls],
             options=[
                 ("grpc.max_receive_message_length", listen.max_message_bytes),
                 ("grpc.max_send_message_length", listen.max_message_bytes),
+                ("grpc.max_connection_age_ms", listen.max_connection_age_s * 1000),
+                ("grpc.max_connection_age_grace_ms", _GRACE_OF_AGE_MS),
                 # Two servers on one port would share its connections silently.
                 ("grpc.so_reuseport", 0),
             ],
@@ -83,27 +91,49 @@ class Edge:
         host = f"[{listen.host}]" if ":" in listen.host and not listen.host.startswith("[") else listen.host  # IPv6
         address = f"{host}:{listen.port}"
         try:
-            port = server.add_insecure_port(address)
+            port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
         except RuntimeError:
             port = 0
         if not port:
             raise StartupError(_IN_USE.format(address=address))
-        register(server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        own = Handlers()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, cast(grpc.aio.Server, own))
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(names), cast(grpc.aio.Server, own)
+        )
+        self._calls.offer(own, limits)
+        await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
+        for service in ("", *self._services):
+            await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await server.start()
         return server, port
 
-    async def _start(self) -> None:
-        await self._server.start()
+    async def _serve(self, tenants: Mapping[str, Served]) -> None:
+        all_limits = [served.limits for served in tenants.values()]
+
+        def lagged(seconds: float) -> None:
+            for limits in all_limits:
+                limits.loop_lagged(seconds)
+
+        self._lagged = lagged
+        self._beat(self._loop.time() + _BEAT_SECONDS)
+        self._calls.serve(tenants)
         for service in ("", *self._services):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    def _beat(self, due: float) -> None:
+        """Tells the limits how late the loop comes to what is due: that is how long a call waits for it."""
+        now = self._loop.time()
+        self._lagged(max(0.0, now - due))
+        self._loop.call_at(now + _BEAT_SECONDS, self._beat, now + _BEAT_SECONDS)
 
     async def _drain(self) -> None:
         await self._health.enter_graceful_shutdown()
         # gRPC ends calls that arrive while it stops with CANCELLED, which nobody repeats: so they are refused first.
-        self._interceptor.drain()
+        self._calls.drain()
         await asyncio.sleep(_REFUSE_SECONDS)
+        self._calls.end_watches()
         await self._server.stop(self._listen.drain_seconds)
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -70,6 +71,7 @@ class Write(Protocol[T_co]):
 class _Waiting(Generic[T]):
     def __init__(self, write: Write[T]) -> None:
         self.write = write
+        self.since = time.monotonic()
         self.future: Future[T] = Future()
 
 
@@ -80,8 +82,17 @@ class JournalWriter:
     views -> complete the futures. `revision` is the last position whose effects the views show.
     """
 
-    def __init__(self, file: JournalFile, *, max_group_rows: int = 4096, on_death: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        file: JournalFile,
+        *,
+        max_group_rows: int = 4096,
+        on_death: Callable[[], None] = lambda: None,
+        waited: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        """waited: told, for each group, how many seconds its first write waited to be written."""
         self._file = file
+        self._waited = waited
         self._max_group_rows = max_group_rows
         self._on_death = on_death
         self._queue: deque[_Waiting[Any]] = deque()
@@ -138,6 +149,7 @@ class JournalWriter:
                     if waiting.future.set_running_or_notify_cancel():  # false if its caller left before it was begun
                         rows += waiting.write.rows
                         group.append(waiting)
+        self._waited(time.monotonic() - group[0].since)
         return group
 
     def _fits(self, group: list[_Waiting[Any]], rows: int) -> bool:

@@ -69,7 +69,7 @@ def receipts(reply: user_pb2.EraseUserResponse) -> dict[str, int]:
 
 
 def directory(served: Served) -> Path:
-    return served.app._config.data / "default"
+    return served.app.tenant._config.data / "default"
 
 
 class Somebody:

@@ -169,14 +169,14 @@ def test_with_nobody_to_compare_the_answer_says_so(serve: Serve):
     with grpc.insecure_channel(f"127.0.0.1:{served.app.port}") as channel:
         stub = audience_pb2_grpc.AudienceServiceStub(channel)
         [part] = stub.FindAudience(audience_pb2.FindAudienceRequest(item_id="item-1", limit=10), timeout=20)
-    assert (len(part.people), part.compared, part.release_id) == (0, 0, served.app.live.release_id)
+    assert (len(part.people), part.compared, part.release_id) == (0, 0, served.app.tenant.live.release_id)
 
 
 def test_what_cannot_be_made_fresh_in_time_is_refused(serve: Serve):
     served = serve(audience=ENABLED)
     crowd(served)
     released = threading.Event()
-    held = served.app._engine.call(released.wait)
+    held = served.app.tenant._engine.call(released.wait)
     with pytest.raises(towerbridge.DeadlineExceeded):
         list(served.client.find_audience("item-1", timeout_s=0.3))
     released.set()
@@ -204,8 +204,8 @@ def test_events_that_come_in_meanwhile_neither_double_nor_lose_anybody(serve: Se
     finally:
         stop.set()
         writer.join()
-    key = served.app.people.directory.find(Person(USER, "user-7"))
-    assert key in served.app.live.user_vectors
+    key = served.app.tenant.people.directory.find(Person(USER, "user-7"))
+    assert key in served.app.tenant.live.user_vectors
 
 
 def test_callers_who_leave_in_the_middle_make_room_for_others(serve: Serve):
@@ -229,12 +229,12 @@ def test_a_crowd_of_calls_is_refused_and_not_queued(serve: Serve):
     served = serve(audience=ENABLED)
     crowd(served)
     released = threading.Event()
-    held = served.app._engine.call(released.wait)
+    held = served.app.tenant._engine.call(released.wait)
     request = audience_pb2.FindAudienceRequest(item_id="item-1", limit=10)
     with grpc.insecure_channel(f"127.0.0.1:{served.app.port}") as channel:
         stub = audience_pb2_grpc.AudienceServiceStub(channel)
         answers = [stub.FindAudience(request, timeout=20) for _ in range(4)]
-        audience = served.app._audience
+        audience = served.app.tenant._audience
         deadline = time.monotonic() + 5
         while audience.calls < 4:
             assert time.monotonic() < deadline

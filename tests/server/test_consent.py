@@ -49,7 +49,7 @@ def is_dropped(result: v1.EventResult) -> bool:
 
 
 def rows_of(served: Served, table: str) -> int:
-    path = served.app._config.data / "default" / "journal.sqlite"
+    path = served.app.tenant._config.data / "default" / "journal.sqlite"
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
@@ -128,8 +128,8 @@ def test_no_vector_is_computed_or_kept_of_whoever_said_no(serve: Serve):
     people = [user(f"user-{n}") for n in range(20)]
     for person in people:
         view(served, person)
-    vectors = served.app.live.user_vectors
-    keys = [served.app.people.directory.find(Person(USER, person.user_id)) for person in people]
+    vectors = served.app.tenant.live.user_vectors
+    keys = [served.app.tenant.people.directory.find(Person(USER, person.user_id)) for person in people]
     wait_for(lambda: all(vectors.get(key) is not None for key in keys))
     for person in people[:10]:
         about.decide(person, decision(False))
@@ -150,16 +150,16 @@ def test_a_vector_that_was_being_computed_when_its_person_changed_is_not_kept(se
     about, ann = About(served), user("ann")
     view(served, ann)
     app = served.app
-    key = app.people.directory.find(Person(USER, "ann"))
+    key = app.tenant.people.directory.find(Person(USER, "ann"))
     assert key is not None
-    computer = BatchComputer(app._release, app.people, app._refresher, clock_us=served.clock)
+    computer = BatchComputer(app.tenant._release, app.tenant.people, app.tenant._refresher, clock_us=served.clock)
     assert computer.refresh()  # the history is read
     if change == "consent":
         about.decide(ann, decision(False))
     else:
         about.link(ann, user("her other account"))
     computer.refresh()  # the vector is made of it
-    assert app.live.user_vectors.get(key) is None
+    assert app.tenant.live.user_vectors.get(key) is None
 
 
 def wait_for(holds: Any) -> None:

@@ -24,7 +24,7 @@ class FailingSearch:
     """Searches as the engine that it stands in for, unless it was given errors to raise first."""
 
     def __init__(self, served: Served) -> None:
-        self._index = served.app.live.index
+        self._index = served.app.tenant.live.index
         self._inner = self._index.engine
         self.errors: list[BaseException] = []
         self.kind = self._inner.kind
@@ -82,7 +82,7 @@ def test_everyone_in_the_batch_is_refused_alike(serve: Serve):
     search = FailingSearch(served)
     busy = Busy(served)
     waiting = [InThread(lambda: ask(served)) for _ in range(3)]
-    wait_until(lambda: len(served.app._engine._queries) == 3)
+    wait_until(lambda: len(served.app.tenant._engine._queries) == 3)
     search.errors = [OUT_OF_MEMORY]
     busy.let_go()
     outcomes = [one.outcome() for one in waiting]
@@ -125,7 +125,7 @@ def test_a_broken_device_ends_the_engine_at_once_and_nobody_waits_for_ever(serve
     search = FailingSearch(served)
     busy = Busy(served)
     waiting = [InThread(lambda: served.client.recommend(vector=[1.0] * 8, limit=3, timeout_s=5.0)) for _ in range(3)]
-    wait_until(lambda: len(served.app._engine._queries) == 3)
+    wait_until(lambda: len(served.app.tenant._engine._queries) == 3)
     search.errors = [torch.AcceleratorError("CUDA error: an illegal memory access was encountered")]
     busy.let_go()
     outcomes = [one.outcome() for one in waiting]
@@ -145,7 +145,7 @@ def test_a_change_of_the_index_that_runs_out_of_memory_is_refused_and_can_be_rep
     assert served.client.upsert_items([item]).results[0].searchable
     found = served.client.recommend(vector=[1.0] + [0.0] * 7, limit=1)
     assert list(found.item_ids) == ["new"]
-    assert served.app.live.index.violations == 0
+    assert served.app.tenant.live.index.violations == 0
 
 
 def test_every_librarys_way_to_say_out_of_memory_is_understood():

@@ -39,20 +39,20 @@ def test_after_an_erasure_no_file_holds_a_trace_of_the_person(serve: Serve):
         everything = [*somebody.words, *somebody.hashes]
         assert len(somebody.hashes) == 4
         back_up(directory(served))
-        assert found(served.app._config.data, everything)
+        assert found(served.app.tenant._config.data, everything)
         erase(served, somebody.user)
-        assert found(served.app._config.data, everything) == ""
+        assert found(served.app.tenant._config.data, everything) == ""
         for _ in range(3):  # what is in memory must not be written again
             record(served, *(event(user(f"other-{secrets.randbelow(300)}"), "item-1") for _ in range(50)))
-        assert found(served.app._config.data, everything) == ""
+        assert found(served.app.tenant._config.data, everything) == ""
 
 
 def test_nobody_else_loses_anything(serve: Serve):
     served = crowd(serve())
-    before = {key: served.app.people.history(key) for key in list(served.app.people.directory.keys())}
+    before = {key: served.app.tenant.people.history(key) for key in list(served.app.tenant.people.directory.keys())}
     somebody = Somebody(served).live()
     erase(served, somebody.visitor)
-    assert set(before) == set(served.app.people.directory.keys())
+    assert set(before) == set(served.app.tenant.people.directory.keys())
     connection = apsw.Connection(str(directory(served) / "journal.sqlite"), flags=apsw.SQLITE_OPEN_READONLY)
     assert connection.execute("SELECT count(*) FROM events").get == 2000
     assert connection.execute("PRAGMA integrity_check").get == "ok"
@@ -181,14 +181,14 @@ def test_another_bundle_does_not_bring_the_person_back(serve: Serve, tmp_path: P
     served = serve(bundle=tmp_path / "other")
     with refused(NOT_FOUND, "nothing"):
         About(served).get(somebody.user)
-    assert found(served.app._config.data, somebody.words) == ""
+    assert found(served.app.tenant._config.data, somebody.words) == ""
 
 
 def test_the_releases_that_saw_a_person_are_named(serve: Serve, tmp_path: Path):
     served = serve()  # its bundle does not say what it was trained on
-    unknown = served.app.live.release_id
+    unknown = served.app.tenant.live.release_id
     somebody = Somebody(served).live()
-    epoch = served.app._journal.epoch
+    epoch = served.app.tenant._journal.epoch
     serve.stop(served)  # type: ignore[attr-defined]
     journal = apsw.Connection(str(directory(served) / "journal.sqlite"))
     journal.execute("UPDATE people SET first_exported = 10")
@@ -225,7 +225,7 @@ def test_erasure_goes_on_while_others_write(serve: Serve):
         for somebody in everybody:
             everything = [*somebody.words, *somebody.hashes[:4]]
             erase(served, somebody.user)
-            assert found(served.app._config.data, everything[: len(somebody.words)]) == ""
+            assert found(served.app.tenant._config.data, everything[: len(somebody.words)]) == ""
     finally:
         stop.set()
         writer.join()
@@ -245,7 +245,7 @@ def test_a_long_reader_is_told_and_the_call_can_be_repeated(serve: Serve, monkey
         About(served).get(somebody.user)
     reader.close()
     erase(served, somebody.user)
-    assert found(served.app._config.data, somebody.words) == ""
+    assert found(served.app.tenant._config.data, somebody.words) == ""
 
 
 def test_a_backup_that_cannot_be_cleaned_is_named(serve: Serve):

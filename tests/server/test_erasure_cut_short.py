@@ -40,7 +40,7 @@ def test_bytes_that_a_crash_left_go_at_the_next_start(serve: Serve):
     everything = [*somebody.words, *somebody.hashes]
     path = directory(served)
     # A crash right after the commit: the log is not emptied, no free space is cleared.
-    served.app._erasure._clear_free_space = lambda: 0  # type: ignore[method-assign]
+    served.app.tenant._erasure._clear_free_space = lambda: 0  # type: ignore[method-assign]
     erase(served, somebody.user)
     crashed = path.parent.with_name("crashed") / "default"
     shutil.copytree(path, crashed)
@@ -58,5 +58,5 @@ def test_what_a_killed_backup_or_scrub_left_is_removed(serve: Serve):
     for name in ("journal-1.sqlite.partial", f"{backup.name}.partial"):
         shutil.copy(backup, backup.with_name(name))
     erase(served, somebody.user)
-    assert found(served.app._config.data, somebody.words) == ""
+    assert found(served.app.tenant._config.data, somebody.words) == ""
     assert sorted(path.name for path in backup.parent.iterdir()) == [backup.name, "lock"]

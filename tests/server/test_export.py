@@ -92,11 +92,11 @@ def test_nobody_shares_an_id_in_training():
 def test_the_file_says_up_to_where_it_saw(serve: Serve, out: Path):
     served = serve()
     view(served, user("ann"), "item-1")
-    epoch, position = served.app._journal.epoch, served.app._journal.revision
+    epoch, position = served.app.tenant._journal.epoch, served.app.tenant._journal.revision
     export_events(directory(served), out, ALL, now_us=served.clock())
     assert pq.read_schema(out).metadata[WATERMARK].decode() == f"{epoch}:{position}"
     view(served, user("ann"), "item-2")  # the server goes on giving out positions
-    assert served.app._journal.revision == position + 1
+    assert served.app.tenant._journal.revision == position + 1
 
 
 def test_an_erasure_names_the_bundle_that_was_trained_on_an_export(serve: Serve, out: Path, tmp_path: Path):
@@ -104,7 +104,7 @@ def test_an_erasure_names_the_bundle_that_was_trained_on_an_export(serve: Serve,
     for person in range(40):
         view(served, user(f"user-{person}"), *(f"item-{(person * 7 + n) % 20}" for n in range(5)))
     export_events(directory(served), out, ALL, now_us=served.clock())
-    epoch, position = served.app._journal.epoch, served.app._journal.revision
+    epoch, position = served.app.tenant._journal.epoch, served.app.tenant._journal.revision
     view(served, user("late"), "item-1", "item-2")
     data, bundle = str(tmp_path / "set"), str(tmp_path / "trained")
     assert training(["import", "parquet", "--events", str(out), "--out", data]) == 0
@@ -152,7 +152,7 @@ def test_who_is_erased_during_an_export_is_not_in_it(serve: Serve, out: Path, mo
         write(self, path, now_us)
         # Kept, since gRPC cancels a call that nobody holds: then nobody would be erased.
         calls.append(served.client._users.EraseUser.future(user_pb2.EraseUserRequest(person=user("ann")), timeout=60))
-        while served.app.people.directory.find(Person(USER, "ann")) is not None:
+        while served.app.tenant.people.directory.find(Person(USER, "ann")) is not None:
             time.sleep(0.001)
 
     monkeypatch.setattr(module._Export, "write", write_and_erase)
@@ -218,7 +218,7 @@ def test_a_directory_without_a_journal_is_refused(out: Path, tmp_path: Path):
 def test_the_verbs_export_screen_and_import_what_was_exported(serve: Serve, out: Path, tmp_path: Path):
     served = serve()
     view(served, user("ann"), "item-1", "item-2")
-    data, config = str(served.app._config.data), tmp_path / "config.yaml"
+    data, config = str(served.app.tenant._config.data), tmp_path / "config.yaml"
     config.write_text("consent: {personalisation: opt_in, training: opt_out}\n")
     said = run("export", "--data", data, "--out", str(out), "--config", str(config))
     assert "2 events of 1 people" in said.stdout

@@ -27,7 +27,7 @@ def move(release: Release, program: torch.export.ExportedProgram) -> None:
 
 
 def test_encoding_searching_and_scoring_keep_to_the_device(serve: Serve):
-    release = serve().app.live
+    release = serve().app.tenant.live
     assert release.bundle.user_program is not None
     program = torch.export.load(io.BytesIO(tower_bytes(release.bundle.user_program, "tower")))  # a copy, to be consumed
     history = History(

@@ -33,7 +33,7 @@ def is_red(n: int) -> bool:
 
 def test_a_filter_takes_a_turn_of_the_engine_only_until_its_mask_is_known(serve: Serve):
     served = serve()
-    engine = served.app._engine
+    engine = served.app.tenant._engine
     taken: list[object] = []
     call_in_steps = engine.call_in_steps
     engine.call_in_steps = lambda call: (taken.append(call), call_in_steps(call))[1]  # type: ignore[assignment,method-assign]

@@ -78,23 +78,23 @@ def test_a_vector_that_was_made_before_its_item_was_placed_is_not_taken_for_fres
     served.client.record_events(
         [towerbridge.event("view", "item-1", user_id="u"), towerbridge.event("view", "new", user_id="u")]
     )
-    key = app.people.directory.find(Person(USER, "u"))
+    key = app.tenant.people.directory.find(Person(USER, "u"))
     assert key is not None
     journal, first, second = Held(), Held(), Held()
-    app._journal.submit(journal)
+    app.tenant._journal.submit(journal)
     assert journal.reached.wait(PATIENCE_S)
     item = towerbridge.item("new", vector=UNIT)
     upserting = in_thread(lambda: served.client.upsert_items([item]))
-    wait_until(lambda: len(app._journal._queue) == 1)  # its vector is computed, its write waits
-    app._engine.call(first)
+    wait_until(lambda: len(app.tenant._journal._queue) == 1)  # its vector is computed, its write waits
+    app.tenant._engine.call(first)
     assert first.reached.wait(PATIENCE_S)
-    app._engine.call(second)  # taken together with the query: the query's batch has begun
-    recommender = Recommender(app.people, app.catalogue, app._engine, app._release)
+    app.tenant._engine.call(second)  # taken together with the query: the query's batch has begun
+    recommender = Recommender(app.tenant.people, app.tenant.catalogue, app.tenant._engine, app.tenant._release)
     answer = recommender.start(Ask(Person(USER, "u"), 5), time.monotonic() + PATIENCE_S)
     first.let_go()
     assert second.reached.wait(PATIENCE_S)
     journal.let_go()
-    wait_until(lambda: app.people.history(key).counted == 2)
+    wait_until(lambda: app.tenant.people.history(key).counted == 2)
     second.let_go()
     answer.answer.result(PATIENCE_S)
     upserting.join(PATIENCE_S)  # acknowledged: from now on every answer includes the event on the new item
@@ -115,17 +115,17 @@ def test_an_excluded_item_that_comes_in_while_the_request_waits_is_not_returned(
     served = serve()
     app = served.app
     journal, engine = Held(), Held()
-    app._journal.submit(journal)
+    app.tenant._journal.submit(journal)
     assert journal.reached.wait(PATIENCE_S)
     upserting = in_thread(lambda: served.client.upsert_items([towerbridge.item("banned", vector=UNIT)]))
-    wait_until(lambda: len(app._journal._queue) == 1)
-    app._engine.call(engine)
+    wait_until(lambda: len(app.tenant._journal._queue) == 1)
+    app.tenant._engine.call(engine)
     assert engine.reached.wait(PATIENCE_S)
     answers: list[Any] = []
     asking = in_thread(lambda: answers.append(served.client.recommend(vector=UNIT, limit=5, exclude_item_ids=["banned"])))
-    wait_until(lambda: len(app._engine._queries) == 1)
+    wait_until(lambda: len(app.tenant._engine._queries) == 1)
     journal.let_go()
-    wait_until(lambda: app.catalogue.get("banned") is not None)
+    wait_until(lambda: app.tenant.catalogue.get("banned") is not None)
     engine.let_go()
     asking.join(PATIENCE_S)
     upserting.join(PATIENCE_S)
@@ -194,7 +194,7 @@ def test_the_writers_death_fails_what_was_left_of_a_group_that_was_split(tmp_pat
 def test_one_slow_encode_does_not_refuse_short_deadlines_for_ever(serve: Serve):
     """batch.py: the estimate is lowered by encodes only, and a refused query encodes nothing."""
     served = serve(users={"refresh": False})
-    computer = served.app._engine._answer.__self__  # type: ignore[attr-defined]
+    computer = served.app.tenant._engine._answer.__self__  # type: ignore[attr-defined]
     computer._encode_seconds = 2.0  # as after one stall of ten seconds: a page-in, a suspended machine
     refused = 0
     for _ in range(40):

@@ -40,7 +40,7 @@ def nearest(served: Served, vector: np.ndarray, limit: int = 1) -> list[str]:
 
 
 def lists_of(served: Served) -> IvfSearch:
-    engine = served.app.live.index.engine
+    engine = served.app.tenant.live.index.engine
     assert isinstance(engine, IvfSearch) and engine.lists is not None
     return engine
 
@@ -83,7 +83,7 @@ def test_changes_are_found_when_they_are_acknowledged(serve: Serve, large_bundle
     left = {f"new-{number}" for number in range(3, 300, 4)}
     for number in range(1, 300):
         assert (nearest(served, vectors[number]) == [f"new-{number}"]) == (f"new-{number}" in left)
-    assert served.app.live.index.violations == 0
+    assert served.app.tenant.live.index.violations == 0
 
 
 def served_item(item_id: str, vector: np.ndarray) -> object:
@@ -115,7 +115,7 @@ def test_large_changes_and_searches_run_side_by_side(serve: Serve, large_bundle:
         stop.set()
         searching.join()
     assert not wrong
-    assert served.app.live.index.violations == 0
+    assert served.app.tenant.live.index.violations == 0
 
 
 def test_a_restart_takes_the_lists_from_the_snapshot(serve: Serve, large_bundle: Path, caplog: pytest.LogCaptureFixture):
@@ -154,8 +154,8 @@ def test_when_live_recall_falls_the_index_is_built_anew_for_what_is_asked(serve:
     engine = lists_of(served)
     first = engine.lists
     everywhere_one = ProbeTable(0.95, np.ones((len(SHARES), len(KS)), dtype=np.int32))
-    served.app._engine.call(lambda: engine.use(first, everywhere_one, gather_rows=2_048)).result(PATIENCE_S)
-    monitor = served.app.live.live_index.recall
+    served.app.tenant._engine.call(lambda: engine.use(first, everywhere_one, gather_rows=2_048)).result(PATIENCE_S)
+    monitor = served.app.tenant.live.live_index.recall
     vectors = random_vectors(2_000, 5)
     end = time.monotonic() + PATIENCE_S
     for vector in vectors:

@@ -194,8 +194,8 @@ def test_slots_of_removed_items_are_used_again_and_never_mix_items_up(serve: Ser
         assert similar(served, vector)[0] == f"churn-{number}"
         served.client.remove_items([f"churn-{number}"])
         assert f"churn-{number}" not in similar(served, vector)
-    assert served.app.live.index.slots.extent < 60
-    assert served.app.live.index.violations == 0
+    assert served.app.tenant.live.index.slots.extent < 60
+    assert served.app.tenant.live.index.violations == 0
 
 
 def test_a_removed_item_does_not_come_back_with_a_newer_bundle(serve: Serve, tmp_path: Path, bundle_path: Path):

@@ -62,14 +62,14 @@ def test_the_lag_of_a_vector_that_a_request_made_is_not(serve: Serve):
     served = serve(metrics={"port": 0}, users={"refresh": False})
     record(served, "asked", "not asked")
     served.client.recommend(user_id="asked", limit=3)
-    served.app._engine.call(_refresh_all(served)).result()
+    served.app.tenant._engine.call(_refresh_all(served)).result()
     wait_for(lambda: figures(served)["towerbridge_refresh_waiting"] == 0)
     assert figures(served)[f"{LAG}_count"] == 1
 
 
 def _refresh_all(served: Served) -> Callable[[], None]:
     def refresh() -> None:
-        while served.app._computer.refresh():
+        while served.app.tenant._computer.refresh():
             pass
 
     return refresh
@@ -138,10 +138,10 @@ def test_people_without_a_vector_since_the_start_come_last():
 def test_a_vector_of_a_person_who_was_forgotten_is_dropped(serve: Serve):
     served = serve(users={"refresh": False})
     record(served, "ann")
-    served.app._engine.call(_refresh_all(served)).result()
-    key = served.app.people.directory.find(Person(USER, "ann"))
+    served.app.tenant._engine.call(_refresh_all(served)).result()
+    key = served.app.tenant.people.directory.find(Person(USER, "ann"))
     assert key is not None
-    assert key in served.app.live.user_vectors
-    served.app._refresher._outdated.add(key)
-    served.app._engine.call(_refresh_all(served)).result()
-    assert key not in served.app.live.user_vectors
+    assert key in served.app.tenant.live.user_vectors
+    served.app.tenant._refresher._outdated.add(key)
+    served.app.tenant._engine.call(_refresh_all(served)).result()
+    assert key not in served.app.tenant.live.user_vectors

@@ -54,7 +54,7 @@ class Busy:
             reached.set()
             self._let_go.wait(PATIENCE_S)
 
-        served.app._engine.call(hold)
+        served.app.tenant._engine.call(hold)
         assert reached.wait(PATIENCE_S)
 
     def let_go(self) -> None:
@@ -120,12 +120,14 @@ def test_stopping_says_not_serving_takes_no_new_calls_and_ends_those_in_flight(s
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
         subject = v1.Subject(vector=v1.UserVector(values=[1.0] * 8))
         in_flight = stub.Recommend.future(v1.RecommendRequest(subject=subject, limit=3), timeout=PATIENCE_S)
-        wait_until(lambda: len(served.app._engine._queries) == 1)
+        wait_until(lambda: len(served.app.tenant._engine._queries) == 1)
         event = towerbridge.event("view", "item-1", user_id="a")
         acknowledged = served.client.record_events([event])
         stopping = InThread(lambda: serve.stop(served))  # type: ignore[attr-defined]
         assert next(watch).status == NOT_SERVING
-        watch.cancel()
+        with pytest.raises(grpc.RpcError) as ended:
+            next(watch)  # it would hold up the stop for ever
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
         assert _refusal(served) in REFUSALS
         busy.let_go()
         assert len(in_flight.result().item_ids) == 3
@@ -152,7 +154,7 @@ def test_nothing_is_left_running_or_open_after_stopping(serve: Serve, text_bundl
     served = serve(bundle=text_bundle_path)
     served.client.record_events([towerbridge.event("view", "item-1", user_id="a")])
     served.client.recommend(user_id="a", limit=1)
-    worker = served.app._texts
+    worker = served.app.tenant._texts
     assert worker is not None and worker._process.is_alive()
     serve.stop(served)  # type: ignore[attr-defined]
     assert not worker._process.is_alive()
@@ -168,7 +170,7 @@ def test_an_error_that_nobody_foresaw_is_logged_whole_and_told_to_nobody(serve: 
     def broken(query: object) -> None:
         raise ZeroDivisionError("the password is hunter2")
 
-    served.app._engine.ask = broken  # type: ignore[assignment, method-assign]
+    served.app.tenant._engine.ask = broken  # type: ignore[assignment, method-assign]
     for call in (lambda: by_vector(served), lambda: served.client.search_vectors([[1.0] * 8], limit=1)):
         caplog.clear()
         with pytest.raises(towerbridge.Internal) as caught:
@@ -180,10 +182,10 @@ def test_an_error_that_nobody_foresaw_is_logged_whole_and_told_to_nobody(serve: 
 
 
 def test_one_call_more_than_allowed_is_refused_at_once(serve: Serve):
-    served = serve(listen={"max_concurrent_rpcs": 2})
+    served = serve(overload={"max_reads": 2})
     busy = Busy(served)
     in_flight = [InThread(lambda: by_vector(served)) for _ in range(2)]
-    wait_until(lambda: len(served.app._engine._queries) == 2)
+    wait_until(lambda: len(served.app.tenant._engine._queries) == 2)
     started = time.monotonic()
     with pytest.raises(towerbridge.ResourceExhausted):
         served.client.get_release()
@@ -210,7 +212,7 @@ def test_the_engines_death_turns_health_over_and_fails_calls_at_once(serve: Serv
     def die() -> None:
         raise Fatal("the device is gone")
 
-    served.app._engine.call(die)
+    served.app.tenant._engine.call(die)
     with channel_to(served) as channel:
         wait_until(lambda: {health_of(channel, service) for service in ("", *SERVICES)} == {NOT_SERVING})
     with pytest.raises(towerbridge.Unavailable, match="the engine has stopped"):
@@ -232,7 +234,7 @@ def test_the_journals_death_turns_health_over_and_answers_without_writes_go_on(s
             raise RuntimeError("views are broken")
 
     with pytest.raises(Exception, match="must be restarted"):
-        served.app._journal.submit(Unpublishable()).result(PATIENCE_S)
+        served.app.tenant._journal.submit(Unpublishable()).result(PATIENCE_S)
     with channel_to(served) as channel:
         wait_until(lambda: health_of(channel, "") == NOT_SERVING)
     with pytest.raises(towerbridge.Unavailable, match="takes no more writes"):

@@ -139,7 +139,7 @@ def test_a_search_on_the_engines_thread_uses_as_many_threads_as_configured(serve
     try:
         for threads in (1, 3):
             served = serve(engine={"threads": threads})
-            assert served.app._engine.call(faiss.omp_get_max_threads).result() == threads
+            assert served.app.tenant._engine.call(faiss.omp_get_max_threads).result() == threads
             serve.stop(served)  # type: ignore[attr-defined]
     finally:
         torch.set_num_threads(before)

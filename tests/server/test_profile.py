@@ -198,7 +198,7 @@ def test_an_item_that_gets_a_disliked_category_is_gone_at_once(serve: Serve):
     served = serve()
     served.client.record_events([towerbridge.event("view", "item-4", user_id="ann")])
     About(served).profile(user("ann"), disliked_categories=["purple"])
-    [vector] = [served.app.live.bundle.item_vectors[7]]
+    [vector] = [served.app.tenant.live.bundle.item_vectors[7]]
     assert "item-7" in served.client.recommend(user_id="ann", limit=N).item_ids
     served.client.upsert_items([towerbridge.item("item-7", categories=["purple"], vector=vector)])
     for whom in ("ann", "nobody"):
@@ -249,9 +249,9 @@ def test_an_item_that_turns_out_to_be_disliked_after_the_search_is_left_out(shar
     ask = Ask(Person(USER, "nobody"), 5).preferring(
         Preferences(frozenset(), frozenset(["item-0"]), frozenset(), frozenset(["red"]), BONUS)
     )
-    recommender = Recommender(shared.app.people, shared.app.catalogue, shared.app._engine, shared.app._release)
+    recommender = Recommender(shared.app.tenant.people, shared.app.tenant.catalogue, shared.app.tenant._engine, shared.app.tenant._release)
     found = Answer("any", candidates=Candidates(["item-0", "item-5", "item-6"], np.arange(3), np.ones(3, dtype=np.float32)))
-    popular = Answer("any", fallback=Fallback.NO_HISTORY, popular=shared.app.catalogue.ordinals(["item-0", "item-5", "item-6"]))
+    popular = Answer("any", fallback=Fallback.NO_HISTORY, popular=shared.app.tenant.catalogue.ordinals(["item-0", "item-5", "item-6"]))
     for answer in (found, popular):
         assert recommender.rank(ask, answer) is None  # it is asked for again
         last = recommender.rank(ask, answer, final=True)

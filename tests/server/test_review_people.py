@@ -35,7 +35,7 @@ def wait_for(holds: Callable[[], Any]) -> None:
 
 
 def key_of(served: Served, subject_id: str, kind: int = USER) -> int:
-    key = served.app.people.directory.find(Person(kind, subject_id))
+    key = served.app.tenant.people.directory.find(Person(kind, subject_id))
     assert key is not None
     return key
 
@@ -44,11 +44,11 @@ def test_an_erasure_that_waits_for_others_is_done_although_its_caller_has_left(s
     served = serve()
     record(served, event(user("ann"), "item-1"))
     others = threading.Event()
-    served.app._erasure._thread.submit(others.wait)
+    served.app.tenant._erasure._thread.submit(others.wait)
     with refused(grpc.StatusCode.DEADLINE_EXCEEDED, "goes on|Deadline"):
         served.client._users.EraseUser(user_pb2.EraseUserRequest(person=user("ann")), timeout=0.3)
     others.set()
-    wait_for(lambda: served.app.people.directory.find(Person(USER, "ann")) is None)
+    wait_for(lambda: served.app.tenant.people.directory.find(Person(USER, "ann")) is None)
     with refused(NOT_FOUND, "nothing"):
         About(served).get(user("ann"))
 
@@ -60,10 +60,10 @@ def test_a_person_who_was_to_be_refreshed_and_belongs_to_another_now_has_no_vect
     served = serve(users={"refresh": False})  # both wait to be computed
     about, app = About(served), served.app
     about.link(user("old"), user("ann"))
-    computer = BatchComputer(app._release, app.people, app._refresher, clock_us=served.clock)
-    app._engine.call(lambda: [computer.refresh() for _ in range(4)]).result()
-    assert app.live.user_vectors.get(key_of(served, "ann")) is not None
-    assert app.live.user_vectors.get(key_of(served, "old")) is None
+    computer = BatchComputer(app.tenant._release, app.tenant.people, app.tenant._refresher, clock_us=served.clock)
+    app.tenant._engine.call(lambda: [computer.refresh() for _ in range(4)]).result()
+    assert app.tenant.live.user_vectors.get(key_of(served, "ann")) is not None
+    assert app.tenant.live.user_vectors.get(key_of(served, "old")) is None
 
 
 def test_a_decision_that_waits_behind_an_erasure_is_refused_if_it_is_older(serve: Serve):
@@ -71,17 +71,17 @@ def test_a_decision_that_waits_behind_an_erasure_is_refused_if_it_is_older(serve
     record(served, event(user("ann"), "item-1"))
     app, ann = served.app, Person(USER, "ann")
     go = threading.Event()
-    app._journal.submit(_Wait(go))
-    erased = app._erasure.erase(ann)
-    wait_for(lambda: len(app._journal._queue) == 1)
-    decided: Future[None] = app._people_changes.set_consent(
+    app.tenant._journal.submit(_Wait(go))
+    erased = app.tenant._erasure.erase(ann)
+    wait_for(lambda: len(app.tenant._journal._queue) == 1)
+    decided: Future[None] = app.tenant._people_changes.set_consent(
         ann, [Decision(Purpose.PERSONALISATION, True, "banner", served.clock() - 1)]
     )
     go.set()
     erased.result(30)
     with pytest.raises(Exception, match="was erased after this decision"):
         decided.result(30)
-    assert app.people.directory.find(ann) is None
+    assert app.tenant.people.directory.find(ann) is None
 
 
 class _Wait:
@@ -111,15 +111,15 @@ def test_what_was_recorded_while_the_clock_was_ahead_is_erased_from_backups_too(
     served.clock.now_us -= 3_600_000_000
     erase(served, user(name))
     assert backup.exists()
-    assert found(served.app._config.data, [name]) == ""
+    assert found(served.app.tenant._config.data, [name]) == ""
 
 
 def test_taking_back_a_profile_that_is_not_there_writes_nothing(serve: Serve):
     served = serve(consent={"personalisation": "opt_in"})
     name = "unusual-4712"
     assert About(served).profile(user(name)).revision
-    assert served.app.people.directory.find(Person(USER, name)) is None
-    assert found(served.app._config.data, [name]) == ""
+    assert served.app.tenant.people.directory.find(Person(USER, name)) is None
+    assert found(served.app.tenant._config.data, [name]) == ""
 
 
 def test_one_id_too_many_of_a_person_is_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch):
@@ -137,7 +137,7 @@ def test_one_id_too_many_of_a_person_is_refused(serve: Serve, monkeypatch: pytes
 
 def test_a_long_chain_is_walked_once(serve: Serve):
     served = serve()
-    people, chain = served.app.people.directory, 10_000
+    people, chain = served.app.tenant.people.directory, 10_000
     for key in range(1, chain):
         people.link(key, key + 1)
     started = time.perf_counter()
@@ -151,15 +151,15 @@ def test_retention_takes_the_vector_with_the_events(serve: Serve):
     record(served, event(user("ann"), "item-1"), event(user("bob"), "item-1"))
     for name in ("ann", "bob"):
         served.client.recommend(user_id=name)
-    vectors = served.app.live.user_vectors
+    vectors = served.app.tenant.live.user_vectors
     served.clock.now_us += 61 * day_us
     record(served, event(user("bob"), "item-2"))
     served.client.recommend(user_id="bob")
     for name in ("ann", "bob"):
         assert vectors.get(key_of(served, name)) is not None
-    served.app.people._cache.drop(key_of(served, "ann"))  # as if others had taken the place in memory
-    assert served.app._retention.sweep() == 2
-    served.app._engine.call(lambda: None).result()
+    served.app.tenant.people._cache.drop(key_of(served, "ann"))  # as if others had taken the place in memory
+    assert served.app.tenant._retention.sweep() == 2
+    served.app.tenant._engine.call(lambda: None).result()
     assert vectors.get(key_of(served, "ann")) is None
     assert vectors.get(key_of(served, "bob")) is None
 
@@ -168,11 +168,11 @@ def test_retention_of_a_person_with_many_events_holds_up_no_other_write(serve: S
     served = serve(journal={"max_events_per_person": 1000})
     for _ in range(4):
         record(served, *(event(user("ann"), "item-1") for _ in range(1000)))
-    journal = served.app._journal
+    journal = served.app.tenant._journal
     rows: list[int] = []
     submit = journal.submit
     journal.submit = lambda write: (rows.append(write.rows), submit(write))[1]  # type: ignore[method-assign, func-returns-value]
-    assert served.app._retention.sweep() == 3000
+    assert served.app.tenant._retention.sweep() == 3000
     assert max(rows) <= 500
 
 
@@ -199,7 +199,7 @@ def test_no_statement_of_an_erasure_reads_a_whole_table(tmp_path: Path):
 
 def test_an_erasure_whose_turn_has_not_come_when_the_server_stops_says_so(serve: Serve):
     served = serve()
-    erasure, others = served.app._erasure, threading.Event()
+    erasure, others = served.app.tenant._erasure, threading.Event()
     erasure._thread.submit(others.wait)
     waiting = erasure.erase(Person(USER, "ann"))
     assert erasure.erase(Person(USER, "ann")) is waiting  # a caller who repeats in vain adds no work

@@ -41,9 +41,9 @@ class Slow:
 
     def __init__(self, served: Served) -> None:
         self.client, self.clock = served.client, served.clock
-        self.tower = SlowTower(served.app.live._user_tower)
-        served.app.live._user_tower = self.tower
-        self._computer = served.app._engine._answer.__self__  # type: ignore[attr-defined]
+        self.tower = SlowTower(served.app.tenant.live._user_tower)
+        served.app.tenant.live._user_tower = self.tower
+        self._computer = served.app.tenant._engine._answer.__self__  # type: ignore[attr-defined]
         self.view("primer", "item-1")
         self.client.recommend(user_id="primer", limit=1)
 
@@ -186,8 +186,8 @@ def test_one_late_row_of_a_batch_fails_alone(slow: Slow, behind: str):
 def test_an_answer_that_waits_in_vain_ends_at_its_deadline(serve: Serve):
     """The engine expects nothing slow yet, so it tries: the caller still gets its error in time."""
     served = serve(users={"refresh": False})
-    tower = SlowTower(served.app.live._user_tower)
-    served.app.live._user_tower = tower  # type: ignore[assignment]
+    tower = SlowTower(served.app.tenant.live._user_tower)
+    served.app.tenant.live._user_tower = tower  # type: ignore[assignment]
     served.client.record_events([towerbridge.event("view", "item-1", user_id="a")])
     tower.seconds = 1.0
     started = time.monotonic()
@@ -199,8 +199,8 @@ def test_an_answer_that_waits_in_vain_ends_at_its_deadline(serve: Serve):
 
 def test_the_engine_learns_what_an_encode_takes(serve: Serve):
     served = serve(users={"refresh": False})
-    tower = SlowTower(served.app.live._user_tower)
-    served.app.live._user_tower = tower  # type: ignore[assignment]
+    tower = SlowTower(served.app.tenant.live._user_tower)
+    served.app.tenant.live._user_tower = tower  # type: ignore[assignment]
     tower.seconds = 1.5
     served.client.recommend(history=["item-1"], limit=1)  # a fifth of it is expected from now on
     runs = tower.runs

@@ -98,7 +98,7 @@ def test_a_sender_that_is_faster_than_the_disk_is_held_up(serve: Serve):
             numbers = range(sent, sent + 50)
             yield v1.StreamEventsRequest(events=[good(f"{n:0250}", item_id="x" * 250) for n in numbers])
 
-    served.app._journal.submit(held)
+    served.app.tenant._journal.submit(held)
     call = raw_stream(served, endless())
     before = -1
     until = time.monotonic() + 15

@@ -1,0 +1,170 @@
+"""The one path of every call: is the server ready -> who calls -> may they -> is there room -> the guard and the handler."""
+
+from __future__ import annotations  # grpc's handler types take parameters in their stubs only
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import grpc
+
+from server.api.guard import Guard, Method
+from server.api.refusals import Refusal, refusing
+from server.overload.limits import Limits
+from server.security.keys import Caller, KeyRing
+from server.security.roles import AUDITED, ROLE_OF, Role
+from server.telemetry.calls import CallFigures, CallRow
+
+if TYPE_CHECKING:
+    from server.security.audit import AuditLog
+    from server.telemetry.traces import Traces
+
+    GenericRpcHandler = grpc.GenericRpcHandler[Any, Any]
+else:  # grpc's types take parameters in their stubs only
+    GenericRpcHandler = grpc.GenericRpcHandler
+
+_LOADING = Refusal(grpc.StatusCode.UNAVAILABLE, "the server is loading; repeat the call in a moment")
+_DRAINING = Refusal(grpc.StatusCode.UNAVAILABLE, "the server is draining; repeat the call on another one")
+_NO_KEY = Refusal(
+    grpc.StatusCode.UNAUTHENTICATED, "this server needs an API key: send metadata `authorization: Bearer KEY` with a valid one"
+)
+_FULL = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once; repeat the call later", pushback_ms=200)
+_TENANT_GONE = Refusal(grpc.StatusCode.PERMISSION_DENIED, "this server does not serve the tenant of this key")
+
+
+class Served(NamedTuple):
+    """What a tenant answers with."""
+
+    handlers: Mapping[str, Any]  # by full method name
+    limits: Limits
+    audit: AuditLog | None
+
+
+class _Ready(NamedTuple):
+    """A method of a tenant, ready to be given to gRPC."""
+
+    method: Method
+    handler: Any
+
+
+class Calls(GenericRpcHandler):
+    """Gives gRPC the handler of each call, or one that refuses it without reading its message.
+
+    One handler for all methods, and none registered with gRPC by name: for each of those it waits separately, and looks at all of
+    them at every call. Without interceptors for the same reason: each is one more coroutine a call.
+    """
+
+    def __init__(
+        self, keys: KeyRing | None, anybody: Caller, figures: CallFigures, traces: Traces | None, *, reflection: bool
+    ) -> None:
+        """keys: None if nobody needs one; every call is `anybody`'s then. reflection: whether it is offered."""
+        self._keys = keys
+        self._anybody = anybody
+        self._figures = figures
+        self._traces = traces
+        self._reflection = reflection
+        self._open: dict[str, _Ready] = {}  # what anybody may call at any time
+        self._shared: dict[str, _Ready] = {}  # what is the same for every tenant
+        self._tenants: dict[str, dict[str, _Ready]] = {}
+        self._refused: dict[tuple[str, str], CallRow] = {}
+        self._gate: Refusal | None = _LOADING
+        self._guard = Guard(self._caller, _DRAINING, _FULL)
+
+    def offer(self, handlers: Mapping[str, Any], limits: Limits) -> None:
+        """Methods of the server itself: health and reflection."""
+        for name, handler in handlers.items():
+            role = ROLE_OF.get(name)
+            if role is None or (role is not Role.OPEN and not self._reflection):
+                continue
+            ready = self._ready(name, handler, role, "", limits, None)
+            (self._open if role is Role.OPEN else self._shared)[name] = ready
+
+    def serve(self, tenants: Mapping[str, Served]) -> None:
+        """From now on calls are answered. To be called on the event loop."""
+        for tenant, served in tenants.items():
+            self._tenants[tenant] = {
+                name: self._ready(name, handler, ROLE_OF[name], tenant, served.limits, served.audit)
+                for name, handler in served.handlers.items()
+                if name in ROLE_OF  # default-deny; a test holds that every method is there
+            }
+        self._gate = None
+
+    def drain(self) -> None:
+        """Takes no more calls and no more requests of streams. To be called on the event loop."""
+        self._gate = _DRAINING
+        self._guard.drain()
+
+    def end_watches(self) -> None:
+        """Ends the calls that only watch health, when they have been told. To be called on the event loop."""
+        self._guard.end_watches()
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """The handler of a call, by method and key. None: there is no such method."""
+        name = handler_call_details.method
+        ready = self._open.get(name)
+        if ready is not None:
+            return ready.handler
+        if self._gate is not None:
+            return self._refuse(name, "", self._gate, "draining" if self._gate is _DRAINING else "loading")
+        caller = self._anybody
+        if self._keys is not None:
+            found = self._keys.caller(handler_call_details.invocation_metadata)
+            if found is None:
+                return self._refuse(name, "", _NO_KEY)
+            caller = found
+        methods = self._tenants.get(caller.tenant)
+        if methods is None:
+            return self._refuse(name, "", _TENANT_GONE)
+        ready = methods.get(name) or self._shared.get(name)
+        if ready is None:
+            return None
+        if ready.method.role not in caller.roles:
+            return self._deny(ready, caller)
+        if ready.method.limit.is_full:
+            return self._refuse(name, caller.tenant, _FULL, "limit")
+        return ready.handler
+
+    def _ready(
+        self, name: str, handler: Any, role: Role, tenant: str, limits: Limits, audit: AuditLog | None
+    ) -> _Ready:
+        stream = bool(handler.request_streaming or handler.response_streaming)
+        kind = "bidi_stream" if handler.request_streaming else "server_stream" if stream else "unary"
+        method = Method(
+            name=name,
+            tenant=tenant,
+            role=role,
+            limit=limits.of(role, stream=stream),
+            figures=self._figures,
+            row=self._figures.row(tenant, name, kind),
+            audit=audit if name in AUDITED else None,
+            traces=self._traces if role is not Role.OPEN else None,
+            decode=handler.request_deserializer or bytes,
+            encode=handler.response_serializer,
+        )
+        return _Ready(method, self._guard.guarded(method, handler))
+
+    def _deny(self, ready: _Ready, caller: Caller) -> Any:
+        role = ready.method.role.value
+        refusal = Refusal(grpc.StatusCode.PERMISSION_DENIED, f"{ready.method.name} needs a key with the role {role}")
+        ready.method.row.done(refusal.code, 0.0)
+        if ready.method.audit is None:
+            return refusing(refusal)
+
+        async def deny(context: Any) -> None:
+            await self._guard.note(ready.method, caller, context, refusal.code, None)
+
+        return refusing(refusal, first=deny)
+
+    def _refuse(self, name: str, tenant: str, refusal: Refusal, shed: str | None = None) -> Any:
+        role = ROLE_OF.get(name)
+        if role is not None:  # else anybody could have figures of any name kept
+            row = self._refused.get((tenant, name))
+            if row is None:
+                row = self._refused[tenant, name] = self._figures.row(tenant, name, "unary")
+            row.done(refusal.code, 0.0)
+            if shed is not None:
+                self._figures.shed(tenant, role.value, shed)
+        return refusing(refusal)
+
+    def _caller(self, context: Any) -> Caller:
+        found = self._keys.caller(context.invocation_metadata()) if self._keys is not None else self._anybody
+        return found if found is not None else self._anybody

@@ -1,0 +1,99 @@
+"""How many calls may be in flight: as many as are worked on without a long wait."""
+
+import math
+import time
+from collections.abc import Callable
+
+_WINDOW_SECONDS = 0.05  # between two changes of a limit: several batches, and a few wake-ups of the loop
+_LEAST = 4  # calls: below it the engine has nothing to batch
+_FIRST = 32
+_DOWN = 0.85
+_UP = 1.1
+
+
+class AdaptiveLimit:
+    """A limit on calls in flight that follows the delay before they are worked on.
+
+    Additive increase, multiplicative decrease (AIMD), as TCP does: while the shortest delay within a window is above the target
+    there is a standing queue (CoDel's test, RFC 8289), and fewer calls are let in; while it is below and the limit was reached,
+    more are. A call waits for the event loop first and for a queue behind it then, so the delay is the sum of both. `maximum`
+    bounds the limit from above. The loop's thread enters, leaves and tells the loop's lag; `waited` may be told by any.
+    """
+
+    def __init__(self, maximum: int, target_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """target_s: the delay that calls may have before they are worked on, in seconds."""
+        self._maximum = max(maximum, 1)
+        self._least = min(_LEAST, self._maximum)
+        self._target_s = target_s
+        self._clock = clock
+        self._limit = float(min(_FIRST, self._maximum))
+        self._window_ends = clock() + _WINDOW_SECONDS
+        # Within the window, in seconds; infinite: nothing was told.
+        self._shortest_wait = math.inf
+        self._shortest_lag = math.inf
+        self._peak = 0  # calls in flight within the window
+        self.in_flight = 0
+
+    @property
+    def limit(self) -> int:
+        """Calls that may be in flight now."""
+        return int(self._limit)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more call must be refused."""
+        return self.in_flight >= int(self._limit)
+
+    def enter(self) -> None:
+        self.in_flight += 1
+        if self.in_flight > self._peak:
+            self._peak = self.in_flight
+
+    def leave(self) -> None:
+        self.in_flight -= 1
+
+    def waited(self, seconds: float) -> None:
+        """A call waited so long in the queue behind the event loop."""
+        if seconds < self._shortest_wait:
+            self._shortest_wait = seconds
+
+    def lagged(self, seconds: float) -> None:
+        """The event loop came so much later than it was due. To be told several times a window, whether there are calls or not."""
+        if seconds < self._shortest_lag:
+            self._shortest_lag = seconds
+        now = self._clock()
+        if now >= self._window_ends:
+            self._window_ends = now + _WINDOW_SECONDS
+            self._adapt()
+
+    def _adapt(self) -> None:
+        wait, self._shortest_wait = self._shortest_wait, math.inf
+        lag, self._shortest_lag = self._shortest_lag, math.inf
+        peak, self._peak = self._peak, self.in_flight
+        delay = lag + (wait if wait < math.inf else 0.0)
+        if delay > self._target_s:
+            self._limit = max(float(self._least), min(self._limit, float(peak)) * _DOWN)
+        elif peak >= int(self._limit):
+            self._limit = min(float(self._maximum), max(self._limit + 1, self._limit * _UP))
+
+
+class FixedLimit:
+    """A limit that stays as it is: for streams, which are idle most of the time, and for calls that are slow by nature."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.in_flight = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more call must be refused."""
+        return self.in_flight >= self.limit
+
+    def enter(self) -> None:
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        self.in_flight -= 1
+
+
+Limit = AdaptiveLimit | FixedLimit

@@ -1,0 +1,33 @@
+"""The limits of one tenant: reads, ingest and administration do not take each other's place."""
+
+from server.config import Overload
+from server.overload.limit import AdaptiveLimit, FixedLimit, Limit
+from server.security.roles import Role
+
+
+class Limits:
+    """How many calls of each role may be in flight.
+
+    Unary reads and ingest follow their own queues: the engine's and the journal's, and both the event loop's. Streams, and the
+    calls of administrators, have limits of their own that do not move.
+    """
+
+    def __init__(self, settings: Overload) -> None:
+        target_s = settings.queue_ms / 1000
+        self.reads = AdaptiveLimit(settings.max_reads, target_s)
+        self.ingests = AdaptiveLimit(settings.max_ingests, target_s)
+        self._unary: dict[Role, Limit] = {Role.READ: self.reads, Role.INGEST: self.ingests}
+        self._streams: dict[Role, Limit] = {
+            Role.READ: FixedLimit(settings.max_reads),
+            Role.INGEST: FixedLimit(settings.max_ingests),
+        }
+        self._others = FixedLimit(settings.max_admins)
+
+    def of(self, role: Role, *, stream: bool) -> Limit:
+        """The limit that calls of a method count towards."""
+        return (self._streams if stream else self._unary).get(role, self._others)
+
+    def loop_lagged(self, seconds: float) -> None:
+        """The event loop did something so much later than it was due: every call has waited as long."""
+        self.reads.lagged(seconds)
+        self.ingests.lagged(seconds)
