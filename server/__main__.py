@@ -1,7 +1,6 @@
 """python -m server: configuration -> build -> serve -> drain."""
 
 import argparse
-import logging
 import signal
 import sys
 import threading
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from server.errors import StartupError
+from server.telemetry import logs
 
 _EPILOG = """\
 Settings come from, later ones winning: defaults, --config FILE (YAML), environment variables TOWERBRIDGE__SECTION__KEY,
@@ -23,16 +23,17 @@ example:
 
 def main() -> int:
     arguments = _parser().parse_args()
-    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("faiss").setLevel("WARNING")  # it tells at import which instructions it uses
-    from server.app import App  # torch takes seconds to import, which --help need not
     from server.config import load_config
 
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stopping.set())
     try:
-        app = App(load_config(arguments.config, _flags(arguments)))
+        config = load_config(arguments.config, _flags(arguments))
+        logs.setup(config.logs.format, arguments.log_level)
+        from server.app import App  # torch takes seconds to import, which --help need not
+
+        app = App(config)
     except StartupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -69,6 +70,15 @@ def _parser() -> argparse.ArgumentParser:
         help="opt_in (the default): without a recorded yes nothing is kept or used; opt_out: consent is presumed "
         "[TOWERBRIDGE__CONSENT__PERSONALISATION, ..__TRAINING]",
     )
+    add("--keys", type=Path, metavar="FILE", help="API keys, without which nobody is served [TOWERBRIDGE__SECURITY__KEYS_FILE]")
+    add("--tls-certificate", type=Path, metavar="FILE", help="certificate chain, PEM [TOWERBRIDGE__SECURITY__TLS_CERTIFICATE]")
+    add("--tls-key", type=Path, metavar="FILE", help="its private key, PEM [TOWERBRIDGE__SECURITY__TLS_KEY]")
+    add(
+        "--insecure",
+        action="store_const",
+        const=True,
+        help="let other machines connect without TLS, or without a key or certificate [TOWERBRIDGE__SECURITY__INSECURE]",
+    )
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="info by default")
     return parser
 
@@ -82,6 +92,12 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
         "engine": {"device": arguments.device, "threads": arguments.threads},
         "index": {"kind": arguments.index},
         "metrics": {"port": arguments.metrics_port},
+        "security": {
+            "keys_file": arguments.keys,
+            "tls_certificate": arguments.tls_certificate,
+            "tls_key": arguments.tls_key,
+            "insecure": arguments.insecure,
+        },
         "consent": {"personalisation": arguments.consent, "training": arguments.consent},
     }
     flags: dict[str, Any] = {}

@@ -13,9 +13,11 @@ from server.config import Config
 from server.releases.warm_up import check_device
 from server.security.exposure import check_exposure
 from server.security.keys import ANYBODY, Caller, KeyRing
+from server.security.tls import server_credentials
 from server.telemetry.calls import CallFigures
 from server.telemetry.endpoint import Metrics
 from server.telemetry.stages import StagesOfTenants
+from server.telemetry.traces import open_traces
 from server.tenant import Tenant
 from server.users.intake import now_us
 
@@ -46,8 +48,7 @@ class App:
         self.tenants: dict[str, Tenant] = {}
         self._figures = CallFigures()
         with ExitStack() as opened:  # closed again if anything below fails
-            self._edge = self._listen(config)  # before anything is written or loaded: another server may be there
-            opened.callback(self._edge.stop)
+            self._edge = self._listen(config, opened)  # before anything is written or loaded: another server may be there
             self.port = self._edge.port
             for name, bundle in config.served.items():
                 self.tenants[name] = Tenant(name, bundle, config, clock_us=clock_us, not_serving=self._edge.not_serving)
@@ -67,7 +68,7 @@ class App:
         # What was loaded lives as long as the server: a full collection that visits it would stop every request.
         gc.collect()
         gc.freeze()
-        self._edge.serve({name: Served(one.handlers, one.limits, None) for name, one in self.tenants.items()})
+        self._edge.serve({name: Served(one.handlers, one.limits, one.audit) for name, one in self.tenants.items()})
         for tenant in self.tenants.values():
             tenant.wake()
 
@@ -84,12 +85,17 @@ class App:
             return next(iter(described.values())) + metrics
         return "; ".join(f"{name}: {what}" for name, what in described.items()) + metrics
 
-    def _listen(self, config: Config) -> Edge:
+    def _listen(self, config: Config, opened: ExitStack) -> Edge:
         security = config.security
         keys = KeyRing(security.keys_file) if security.keys_file is not None else None
         anybody = Caller(next(iter(config.served)), ANYBODY.name, ANYBODY.roles, ANYBODY.key_id)
-        calls = Calls(keys, anybody, self._figures, None, reflection=security.reflection)
-        return Edge(config.listen, config.overload, None, calls, _SERVICES)
+        traces = open_traces(config.traces)
+        if traces is not None:
+            opened.callback(traces.close)
+        calls = Calls(keys, anybody, self._figures, traces, reflection=security.reflection)
+        edge = Edge(config.listen, config.overload, server_credentials(security), calls, _SERVICES)
+        opened.callback(edge.stop)
+        return edge
 
     def _serve_metrics(self, config: Config, opened: ExitStack) -> int | None:
         if config.metrics.port is None:

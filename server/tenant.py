@@ -48,6 +48,7 @@ from server.recommend.flow import Recommender
 from server.releases.loading import load_views, seed_catalogue
 from server.releases.release import Release
 from server.releases.warm_up import CHECK, warm_up
+from server.security.audit import AuditLog
 from server.telemetry.index import IndexFigures
 from server.telemetry.people import PeopleFigures
 from server.telemetry.stages import StageFigures
@@ -99,6 +100,8 @@ class Tenant:
             raise StartupError(str(error)) from None
         file = self._file = open_journal(self.folder)
         opened.callback(file.close)
+        self.audit = AuditLog(self.folder, self._clock_us)
+        opened.callback(self.audit.close)
         self._tombstones = open_tombstones(self.folder, config.erasure.key_file)
         opened.callback(self._tombstones.close)
         forget_erased(file, self._tombstones)  # before anything is read from the journal

@@ -10,13 +10,13 @@ import grpc
 from server.api.guard import Guard, Method
 from server.api.refusals import Refusal, refusing
 from server.overload.limits import Limits
+from server.security.audit import AuditLog
 from server.security.keys import Caller, KeyRing
 from server.security.roles import AUDITED, ROLE_OF, Role
 from server.telemetry.calls import CallFigures, CallRow
 
 if TYPE_CHECKING:
-    from server.security.audit import AuditLog
-    from server.telemetry.traces import Traces
+    from server.telemetry.otlp import Traces  # which needs OpenTelemetry
 
     GenericRpcHandler = grpc.GenericRpcHandler[Any, Any]
 else:  # grpc's types take parameters in their stubs only
@@ -49,8 +49,8 @@ class _Ready(NamedTuple):
 class Calls(GenericRpcHandler):
     """Gives gRPC the handler of each call, or one that refuses it without reading its message.
 
-    One handler for all methods, and none registered with gRPC by name: for each of those it waits separately, and looks at all of
-    them at every call. Without interceptors for the same reason: each is one more coroutine a call.
+    One handler for all methods, and none registered with gRPC by name: for each of those it waits separately, and looks at all
+    of them at every call. Without interceptors for the same reason: each is one more coroutine a call.
     """
 
     def __init__(
@@ -123,9 +123,7 @@ class Calls(GenericRpcHandler):
             return self._refuse(name, caller.tenant, _FULL, "limit")
         return ready.handler
 
-    def _ready(
-        self, name: str, handler: Any, role: Role, tenant: str, limits: Limits, audit: AuditLog | None
-    ) -> _Ready:
+    def _ready(self, name: str, handler: Any, role: Role, tenant: str, limits: Limits, audit: AuditLog | None) -> _Ready:
         stream = bool(handler.request_streaming or handler.response_streaming)
         kind = "bidi_stream" if handler.request_streaming else "server_stream" if stream else "unary"
         method = Method(

@@ -99,7 +99,7 @@ class Edge:
         own = Handlers()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, cast(grpc.aio.Server, own))
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer(names), cast(grpc.aio.Server, own)
         )
         self._calls.offer(own, limits)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.message import Message
 
 from server.api.refusals import Refusal
 from server.api.requests import Requests
@@ -17,13 +18,14 @@ from server.api.status import status_of
 from server.api.wire import Context
 from server.errors import DeadlineExceeded, Unavailable
 from server.overload.limit import Limit
+from server.security.audit import AuditLog
 from server.security.keys import Caller
 from server.security.roles import Role
 from server.telemetry.calls import CallFigures, CallRow
+from server.telemetry.current import CALL, Call
 
 if TYPE_CHECKING:
-    from server.security.audit import AuditLog
-    from server.telemetry.traces import Traces
+    from server.telemetry.otlp import Traces  # which needs OpenTelemetry
 
 _LATE = "the deadline had passed before the call was worked on"
 _OK = grpc.StatusCode.OK
@@ -81,21 +83,21 @@ class Guard:
             return grpc.stream_stream_rpc_method_handler(self._around(method, inner), None, method.encode)
         raise NotImplementedError(f"{method.name} takes a stream and answers once; no service here did so far")
 
-    async def note(
-        self, method: Method, caller: Caller, context: Any, code: grpc.StatusCode | None, request: Any
-    ) -> None:
-        """Has a line of the audit log on disk. code: None before the call is worked on. Raises Unavailable if it cannot be had."""
+    async def note(self, method: Method, caller: Caller, context: Any, code: grpc.StatusCode | None, request: Any) -> None:
+        """Has a line of the audit log on disk. code: None before the call is worked on. Raises Unavailable if it cannot be."""
         if method.audit is None:
             return
         was = "nothing was done" if code is None else "the call was worked on"
         try:
-            done = method.audit.write(caller, method.name, context.peer(), code.name if code is not None else "STARTED", request)
-            await asyncio.wrap_future(done)
+            outcome = code.name if code is not None else "STARTED"
+            await asyncio.wrap_future(
+                method.audit.write(caller, method.name, context.peer(), outcome, _details(request) if request else {})
+            )
         except OSError as error:
             raise Unavailable(f"the audit log cannot be written: {error.strerror or error}; {was}") from error
 
     def _around(self, method: Method, inner: Inner) -> Inner:
-        limit, row, traces = method.limit, method.row, method.traces
+        limit, row, traces, call = method.limit, method.row, method.traces, Call(method.tenant, method.name)
         if method.audit is not None:
             inner = self._audited(method, inner)
 
@@ -105,6 +107,7 @@ class Guard:
                 row.done(self._full.code, 0.0)
                 method.figures.shed(method.tenant, method.role.value, "limit")
                 await context.abort(self._full.code, self._full.message, self._full.trailers)
+            CALL.set(call)
             trace = traces.start(method.name, context.invocation_metadata(), method.tenant) if traces is not None else None
             limit.enter()
             code = _OK
@@ -125,7 +128,7 @@ class Guard:
 
     def _audited(self, method: Method, inner: Inner) -> Inner:
         async def audited(data: Any, context: Context) -> Any:
-            caller, request = self._caller(context), method.decode(data)
+            caller, request = self._caller(context), method.decode(data) if isinstance(data, bytes) else None
             await self.note(method, caller, context, None, request)
             code = _OK
             try:
@@ -171,6 +174,17 @@ class Guard:
                 self._watches.discard(task)
 
         return watching
+
+
+def _details(request: Message, within: str = "") -> dict[str, str]:
+    """The texts of a request by field, such as "person.user_id"."""
+    found: dict[str, str] = {}
+    for field, value in request.ListFields():
+        if isinstance(value, Message):
+            found |= _details(value, f"{within}{field.name}.")
+        elif isinstance(value, str):
+            found[f"{within}{field.name}"] = value
+    return found
 
 
 def _decoded(method: Method, handler: Inner, *, encoded: bool = True) -> Inner:

@@ -58,7 +58,7 @@ class AdaptiveLimit:
             self._shortest_wait = seconds
 
     def lagged(self, seconds: float) -> None:
-        """The event loop came so much later than it was due. To be told several times a window, whether there are calls or not."""
+        """The event loop came so much later than it was due. To be told several times a window, with calls and without."""
         if seconds < self._shortest_lag:
             self._shortest_lag = seconds
         now = self._clock()
