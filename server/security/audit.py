@@ -1,11 +1,13 @@
 """The audit log: who made which call of consequence, one JSON object a line, on disk before the caller is answered."""
 
+import errno
 import hmac
 import json
 import logging
 import os
 import queue
 import secrets
+import stat
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -150,8 +152,10 @@ class AuditLog:
 
 def _open(path: Path) -> int:
     """Opens the log to append, and takes away half a line that a crash left: its call was not answered."""
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
         os.fchmod(descriptor, 0o600)
         end = os.fstat(descriptor).st_size
         whole = _end_of_last_line(descriptor, end)
