@@ -13,14 +13,10 @@ from server.overload.limits import Limits
 from server.security.audit import AuditLog
 from server.security.keys import Caller, KeyRing
 from server.security.roles import AUDITED, ROLE_OF, Role
-from server.telemetry.calls import CallFigures, CallRow
+from server.telemetry.calls import CallFigures, CallRow, Kind, Reason
 
 if TYPE_CHECKING:
     from server.telemetry.otlp import Traces  # which needs OpenTelemetry
-
-    GenericRpcHandler = grpc.GenericRpcHandler[Any, Any]
-else:  # grpc's types take parameters in their stubs only
-    GenericRpcHandler = grpc.GenericRpcHandler
 
 _LOADING = Refusal(grpc.StatusCode.UNAVAILABLE, "the server is loading; repeat the call in a moment")
 _DRAINING = Refusal(grpc.StatusCode.UNAVAILABLE, "the server is draining; repeat the call on another one")
@@ -46,7 +42,7 @@ class _Ready(NamedTuple):
     handler: Any
 
 
-class Calls(GenericRpcHandler):
+class Calls(grpc.GenericRpcHandler):
     """Gives gRPC the handler of each call, or one that refuses it without reading its message.
 
     One handler for all methods, and none registered with gRPC by name: for each of those it waits separately, and looks at all
@@ -63,27 +59,26 @@ class Calls(GenericRpcHandler):
         self._traces = traces
         self._reflection = reflection
         self._open: dict[str, _Ready] = {}  # what anybody may call at any time
-        self._shared: dict[str, _Ready] = {}  # what is the same for every tenant
+        self._shared: dict[str, Any] = {}  # handlers that are the same for every tenant
         self._tenants: dict[str, dict[str, _Ready]] = {}
         self._refused: dict[tuple[str, str], CallRow] = {}
         self._gate: Refusal | None = _LOADING
         self._guard = Guard(self._caller, _DRAINING, _FULL)
 
     def offer(self, handlers: Mapping[str, Any], limits: Limits) -> None:
-        """Methods of the server itself: health and reflection."""
+        """Methods of the server itself: health, which is answered from now on, and reflection. limits: of health."""
         for name, handler in handlers.items():
-            role = ROLE_OF.get(name)
-            if role is None or (role is not Role.OPEN and not self._reflection):
-                continue
-            ready = self._ready(name, handler, role, "", limits, None)
-            (self._open if role is Role.OPEN else self._shared)[name] = ready
+            if ROLE_OF.get(name) is Role.OPEN:
+                self._open[name] = self._ready(name, handler, Role.OPEN, "", limits, None)
+            elif self._reflection:
+                self._shared[name] = handler
 
     def serve(self, tenants: Mapping[str, Served]) -> None:
         """From now on calls are answered. To be called on the event loop."""
         for tenant, served in tenants.items():
             self._tenants[tenant] = {
                 name: self._ready(name, handler, ROLE_OF[name], tenant, served.limits, served.audit)
-                for name, handler in served.handlers.items()
+                for name, handler in {**served.handlers, **self._shared}.items()
                 if name in ROLE_OF  # default-deny; a test holds that every method is there
             }
         self._gate = None
@@ -104,7 +99,7 @@ class Calls(GenericRpcHandler):
         if ready is not None:
             return ready.handler
         if self._gate is not None:
-            return self._refuse(name, "", self._gate, "draining" if self._gate is _DRAINING else "loading")
+            return self._refuse(name, "", self._gate, "draining" if self._gate is _DRAINING else None)
         caller = self._anybody
         if self._keys is not None:
             found = self._keys.caller(handler_call_details.invocation_metadata)
@@ -114,7 +109,7 @@ class Calls(GenericRpcHandler):
         methods = self._tenants.get(caller.tenant)
         if methods is None:
             return self._refuse(name, "", _TENANT_GONE)
-        ready = methods.get(name) or self._shared.get(name)
+        ready = methods.get(name)
         if ready is None:
             return None
         if ready.method.role not in caller.roles:
@@ -125,7 +120,7 @@ class Calls(GenericRpcHandler):
 
     def _ready(self, name: str, handler: Any, role: Role, tenant: str, limits: Limits, audit: AuditLog | None) -> _Ready:
         stream = bool(handler.request_streaming or handler.response_streaming)
-        kind = "bidi_stream" if handler.request_streaming else "server_stream" if stream else "unary"
+        kind: Kind = "bidi_stream" if handler.request_streaming else "server_stream" if stream else "unary"
         method = Method(
             name=name,
             tenant=tenant,
@@ -152,7 +147,7 @@ class Calls(GenericRpcHandler):
 
         return refusing(refusal, first=deny)
 
-    def _refuse(self, name: str, tenant: str, refusal: Refusal, shed: str | None = None) -> Any:
+    def _refuse(self, name: str, tenant: str, refusal: Refusal, shed: Reason | None = None) -> Any:
         role = ROLE_OF.get(name)
         if role is not None:  # else anybody could have figures of any name kept
             row = self._refused.get((tenant, name))

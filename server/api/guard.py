@@ -108,7 +108,9 @@ class Guard:
                 method.figures.shed(method.tenant, method.role.value, "limit")
                 await context.abort(self._full.code, self._full.message, self._full.trailers)
             CALL.set(call)
-            trace = traces.start(method.name, context.invocation_metadata(), method.tenant) if traces is not None else None
+            trace = (
+                traces.start(method.name, context.invocation_metadata() or (), method.tenant) if traces is not None else None
+            )
             limit.enter()
             code = _OK
             try:

@@ -14,7 +14,7 @@ class Handlers(dict[str, Any]):
     So that one server can hold the same methods several times, once a tenant.
     """
 
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler[Any, Any]]) -> None:
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Does nothing: generated code gives every method by name as well."""
 
     def add_registered_method_handlers(

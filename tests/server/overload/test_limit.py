@@ -1,0 +1,127 @@
+"""How many calls are let in, by the delay that they have."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.config import Overload
+from server.overload.limit import AdaptiveLimit, FixedLimit
+from server.overload.limits import Limits
+from server.security.roles import Role
+
+TARGET_S = 0.02
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def adaptive(maximum: int = 256) -> tuple[AdaptiveLimit, Clock]:
+    clock = Clock()
+    return AdaptiveLimit(maximum, TARGET_S, clock=clock), clock
+
+
+def window(limit: AdaptiveLimit, clock: Clock, *, in_flight: int, wait_s: float | None, lag_s: float = 0.0) -> None:
+    """A window in which so many calls were in flight, and waited so long."""
+    for _ in range(in_flight):
+        limit.enter()
+    for _ in range(in_flight):
+        limit.leave()
+    if wait_s is not None:
+        limit.waited(wait_s)
+    clock.now += 1.0
+    limit.lagged(lag_s)
+
+
+def test_a_limit_is_full_when_as_many_calls_are_in_flight():
+    for limit in (AdaptiveLimit(3, TARGET_S), FixedLimit(3)):
+        for _ in range(3):
+            assert not limit.is_full
+            limit.enter()
+        assert limit.is_full
+        limit.leave()
+        assert not limit.is_full
+
+
+@pytest.mark.parametrize(("wait_s", "lag_s"), [(0.03, 0.0), (0.0, 0.03), (0.015, 0.015), (None, 0.03)])
+def test_fewer_calls_are_let_in_while_there_is_a_standing_queue(wait_s: float | None, lag_s: float):
+    limit, clock = adaptive()
+    before = limit.limit
+    window(limit, clock, in_flight=before, wait_s=wait_s, lag_s=lag_s)
+    assert 0.8 * before < limit.limit < before
+
+
+def test_a_long_wait_among_short_ones_is_a_burst_and_no_queue():
+    limit, clock = adaptive()
+    before = limit.limit
+    limit.waited(5.0)
+    window(limit, clock, in_flight=1, wait_s=0.001)
+    assert limit.limit == before
+
+
+def test_more_calls_are_let_in_only_when_the_limit_was_reached_and_the_wait_is_short():
+    limit, clock = adaptive()
+    before = limit.limit
+    window(limit, clock, in_flight=before - 1, wait_s=0.001)
+    assert limit.limit == before
+    window(limit, clock, in_flight=before, wait_s=0.001)
+    assert limit.limit > before
+
+
+def test_under_lasting_overload_it_comes_down_to_what_keeps_the_engine_busy_and_recovers_in_two_seconds():
+    limit, clock = adaptive()
+    for _ in range(100):
+        window(limit, clock, in_flight=limit.limit, wait_s=1.0)
+    assert limit.limit == 4
+    for _ in range(40):  # windows of 50 ms
+        window(limit, clock, in_flight=limit.limit, wait_s=0.001)
+    assert limit.limit >= 100
+
+
+def test_it_falls_from_what_was_in_flight_and_not_from_what_would_have_been_allowed():
+    limit, clock = adaptive()
+    for _ in range(40):
+        window(limit, clock, in_flight=limit.limit, wait_s=0.001)
+    assert limit.limit > 100
+    window(limit, clock, in_flight=20, wait_s=1.0)
+    assert limit.limit == 17
+
+
+@given(
+    maximum=st.integers(1, 1000),
+    windows=st.lists(
+        st.tuples(st.integers(0, 50), st.none() | st.floats(0, 10, allow_nan=False), st.floats(0, 10, allow_nan=False)),
+        max_size=60,
+    ),
+)
+def test_whatever_happens_the_limit_stays_between_its_bounds(maximum: int, windows: list[tuple[int, float | None, float]]):
+    limit, clock = adaptive(maximum)
+    for in_flight, wait_s, lag_s in windows:
+        window(limit, clock, in_flight=in_flight, wait_s=wait_s, lag_s=lag_s)
+        assert min(4, maximum) <= limit.limit <= maximum
+        assert limit.in_flight == 0
+
+
+def test_reads_ingest_and_administration_have_limits_of_their_own_and_so_have_streams():
+    limits = Limits(Overload(max_reads=10, max_ingests=20, max_admins=3))
+    kinds = [(role, stream) for role in (Role.READ, Role.INGEST, Role.ADMIN) for stream in (False, True)]
+    distinct = {id(limits.of(role, stream=stream)) for role, stream in kinds}
+    assert len(distinct) == 5
+    assert limits.of(Role.ADMIN, stream=False) is limits.of(Role.AUDIENCE, stream=True)
+    assert limits.of(Role.ADMIN, stream=False).limit == 3
+    assert limits.of(Role.INGEST, stream=True).limit == 20
+
+
+def test_a_slow_event_loop_lets_in_fewer_reads_and_less_ingest():
+    limits = Limits(Overload(max_reads=100, max_ingests=100))
+    clock = Clock()
+    for limit in (limits.reads, limits.ingests):
+        limit._clock = clock  # type: ignore[attr-defined]
+        limit.enter()
+    clock.now += 1e9
+    limits.loop_lagged(0.5)
+    assert limits.reads.limit < 32 and limits.ingests.limit < 32
