@@ -23,7 +23,7 @@ example:
 
 def main() -> int:
     arguments = _parser().parse_args()
-    from server.config import load_config
+    from server.config_sources import load_config
 
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):

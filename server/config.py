@@ -1,34 +1,27 @@
-"""Configuration: one frozen tree, read once at start.
+"""Configuration: one frozen tree, read once at start (`config_sources.py` says from where).
 
-Later sources win: the defaults here, a YAML file (--config), environment variables (TOWERBRIDGE__SECTION__KEY), flags.
 `config.example.yaml` beside this file has every key with its default, unit and meaning.
 """
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
-
-from server.errors import StartupError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 TENANT = "default"
 """The tenant that `bundle` belongs to, and the only one unless there are others in `tenants`."""
 
-_PREFIX = "TOWERBRIDGE__"
+PREFIX = "TOWERBRIDGE__"
 Positive = Annotated[int, Field(ge=1)]
 TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Listen(_Section):
+class Listen(Section):
     """Where and how the server listens."""
 
     host: str = "127.0.0.1"
@@ -43,7 +36,7 @@ class Listen(_Section):
     """After SIGTERM, how long RPCs in flight may take to end."""
 
 
-class Security(_Section):
+class Security(Section):
     """Who may call, and over what."""
 
     keys_file: Path | None = None
@@ -68,7 +61,7 @@ class Security(_Section):
         return self
 
 
-class Overload(_Section):
+class Overload(Section):
     """When calls are refused so that the others are answered in time."""
 
     queue_ms: Annotated[float, Field(ge=1, le=10_000)] = 20.0
@@ -81,7 +74,7 @@ class Overload(_Section):
     """The same for the roles admin and audience."""
 
 
-class Journal(_Section):
+class Journal(Section):
     """The record of everything acknowledged."""
 
     max_event_age_days: Positive = 30
@@ -104,7 +97,7 @@ class Journal(_Section):
         return self
 
 
-class Users(_Section):
+class Users(Section):
     """People's histories and vectors."""
 
     max_history_events: Annotated[int, Field(ge=1, le=100_000)] = 1000
@@ -117,7 +110,7 @@ class Users(_Section):
     """Added to the score of an item that the person's profile likes, or that has a category that it likes."""
 
 
-class Consent(_Section):
+class Consent(Section):
     """What may be done with the data of people who have not decided."""
 
     personalisation: Literal["opt_in", "opt_out"] = "opt_in"
@@ -126,7 +119,7 @@ class Consent(_Section):
     """The same, for `python -m server.journal export`."""
 
 
-class Erasure(_Section):
+class Erasure(Section):
     """How people are forgotten."""
 
     key_file: Path | None = None
@@ -135,14 +128,14 @@ class Erasure(_Section):
     """scrub: erased people are removed from the backups in the data directory too. keep: only when one is restored."""
 
 
-class Audience(_Section):
+class Audience(Section):
     """Finding people for items and people like others."""
 
     enabled: bool = False
     """Whether AudienceService answers: it names people."""
 
 
-class Releases(_Section):
+class Releases(Section):
     """Changing the live release while the server serves."""
 
     bundles: tuple[Path, ...] | None = None
@@ -153,14 +146,14 @@ class Releases(_Section):
     """People, the most recently active first, whose vectors are computed before a release is made the live one."""
 
 
-class Tenant(_Section):
+class Tenant(Section):
     """Another tenant: its own people, items, journal and releases, reached with its own keys."""
 
     bundle: Path
     """The bundle to serve to it."""
 
 
-class Engine(_Section):
+class Engine(Section):
     """The one thread that computes vectors and searches."""
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
@@ -169,10 +162,10 @@ class Engine(_Section):
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 64
     """Requests computed together at most."""
     compile: bool = True
-    """Compile the user tower for this CPU, aside, once a bundle; until then, and without a C++ compiler, it runs as exported."""
+    """Compile the user tower for this CPU, aside, once a bundle. Until then, and without a C++ compiler, it runs as exported."""
 
 
-class Index(_Section):
+class Index(Section):
     """How items are searched."""
 
     kind: Literal["auto", "exact", "faiss-ivf", "faiss-gpu"] = "auto"
@@ -189,7 +182,7 @@ class Index(_Section):
     """Keep what was expensive to build in the data directory, for the next start."""
 
 
-class Metrics(_Section):
+class Metrics(Section):
     """What Prometheus reads."""
 
     host: str = "127.0.0.1"
@@ -197,7 +190,7 @@ class Metrics(_Section):
     """Unset: there is no endpoint. 0 takes any free port; the start-up line says which."""
 
 
-class Traces(_Section):
+class Traces(Section):
     """OpenTelemetry traces."""
 
     endpoint: str | None = None
@@ -206,7 +199,7 @@ class Traces(_Section):
     """Of the calls whose caller has not decided, how many are traced."""
 
 
-class Logs(_Section):
+class Logs(Section):
     """What the server writes to standard error."""
 
     format: Literal["text", "json"] = "text"
@@ -217,7 +210,7 @@ class Config(BaseSettings):
     """Everything that can be set."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         frozen=True,
         extra="forbid",
@@ -254,7 +247,7 @@ class Config(BaseSettings):
     @model_validator(mode="after")
     def _tenants_are_told_apart(self) -> Self:
         if self.bundle is None and not self.tenants:
-            raise ValueError(f"bundle: is needed; give --bundle DIR, {_PREFIX}BUNDLE or bundle: in --config FILE")
+            raise ValueError(f"bundle: is needed; give --bundle DIR, {PREFIX}BUNDLE or bundle: in --config FILE")
         if self.bundle is not None and TENANT in self.tenants:
             raise ValueError(f"tenants: {TENANT} is the tenant of bundle; give one of the two")
         if self.tenants and self.security.keys_file is None and len(self.served) > 1:
@@ -266,86 +259,3 @@ class Config(BaseSettings):
         if self.journal.max_events_per_person < self.users.max_history_events:
             raise ValueError("journal.max_events_per_person must be at least users.max_history_events")
         return self
-
-
-def load_config(file: Path | None, flags: dict[str, Any]) -> Config:
-    """Reads the tree from all sources; `flags` holds the set ones, nested as the tree is.
-
-    Raises StartupError with one line for an unreadable file, an unknown key or a bad value.
-    """
-    values = _read_yaml(file) if file else {}
-
-    class FromAllSources(Config):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (init_settings, env_settings, _Values(settings_cls, values))
-
-    _check_variables(os.environ)
-    try:
-        return FromAllSources(**flags)
-    except SettingsError as error:
-        raise StartupError(f"configuration: {error}; set single keys, such as TOWERBRIDGE__LISTEN__PORT=8080") from None
-    except ValidationError as error:
-        problems = "; ".join(sorted(map(_problem, error.errors()), key=lambda text: "is needed" in text))
-        raise StartupError(f"configuration: {problems} (see python -m server --help)") from None
-
-
-def _problem(error: ErrorDetails) -> str:
-    """One problem of one key, in words."""
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "missing":
-        return f"{key}: is needed; give --{key} DIR, {_PREFIX}{key.upper()} or {key}: in --config FILE"
-    if error["type"] == "extra_forbidden":
-        return f"{key}: no such setting; server/config.example.yaml has them all"
-    says = error["msg"].removeprefix("Value error, ")  # pydantic's own word for what a validator of ours raised
-    return f"{key}: {says}" if key else says
-
-
-def _check_variables(environment: Mapping[str, str]) -> None:
-    """Refuses a variable that names no setting: a misspelt one would be ignored silently."""
-    for name in environment:
-        if not name.startswith(_PREFIX):
-            continue
-        section, _, key = name.removeprefix(_PREFIX).lower().partition("__")
-        field = Config.model_fields.get(section)
-        inner = field.annotation if field is not None else None
-        known = field is not None and (
-            not key or (isinstance(inner, type) and issubclass(inner, _Section) and key in inner.model_fields)
-        )
-        if not known:
-            raise StartupError(
-                f"configuration: {section}{'.' if key else ''}{key}: {name} names no setting; correct or unset it"
-            )
-
-
-class _Values(PydanticBaseSettingsSource):
-    """A source of values that were read already."""
-
-    def __init__(self, settings_cls: type[BaseSettings], values: dict[str, Any]) -> None:
-        super().__init__(settings_cls)
-        self._values = values
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        return self._values.get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return self._values
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise StartupError(f"configuration: cannot read {file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StartupError(f"configuration: {file} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise StartupError(f"configuration: {file} must hold sections and keys, see server/config.example.yaml")
-    return values

@@ -50,7 +50,7 @@ def add_config(command: argparse.ArgumentParser) -> None:
 
 def read_config(arguments: argparse.Namespace) -> "Config":
     """The server's settings, from --config and environment variables. Raises StartupError."""
-    from server.config import load_config
+    from server.config_sources import load_config
 
     return load_config(arguments.config, {"data": arguments.data, "bundle": Path()})  # the bundle is not looked at
 

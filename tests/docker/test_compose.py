@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.config import load_config
+from server.config_sources import load_config
 from tests.docker.dockerfile import ROOT, expand, image, stages
 from tests.docker.rootfs import Rootfs, running
 from tests.server.security.certificates import authority, signed

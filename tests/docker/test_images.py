@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config import load_config
+from server.config_sources import load_config
 from tests.docker.dockerfile import ROOT, context, image, stages
 from tests.docker.rootfs import HERE, SERVER, Rootfs, Running, made_folders, running
 

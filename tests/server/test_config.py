@@ -1,6 +1,7 @@
 """Settings: which source wins, and what a wrong one is told."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import server.config
-from server.config import Config, load_config
+from server.config import Config
+from server.config_sources import load_config
 from server.errors import StartupError
 
 REQUIRED: dict[str, Any] = {"bundle": Path("b"), "data": Path("d")}
@@ -197,3 +199,29 @@ def test_help_is_there_without_loading_what_is_slow_to_load():
     assert loaded == "[]"
     for flag in ("--bundle", "--data", "--config", "--port", "TOWERBRIDGE__SECTION__KEY", "config.example.yaml"):
         assert any(flag in line for line in text)
+
+
+def test_tenants_come_from_the_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = "data: d\ntenants: {acme: {bundle: a}}\nsecurity: {keys_file: k.json}\n"
+    config = load_config(written(tmp_path / "c.yaml", text), {})
+    assert config.served == {"acme": Path("a")}
+    monkeypatch.setenv("TOWERBRIDGE__TENANTS__GLOBEX__BUNDLE", "g")
+    config = load_config(None, {**REQUIRED, "security": {"keys_file": Path("k.json")}})
+    assert config.served == {"default": REQUIRED["bundle"], "globex": Path("g")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"tenants": {"default": {"bundle": "a"}}, "security": {"keys_file": "k"}}, "default is the tenant of bundle"),
+        ({"tenants": {"acme": {"bundle": "a"}}}, "security.keys_file: is needed with several tenants"),
+        ({"tenants": {"../up": {"bundle": "a"}}, "security": {"keys_file": "k"}}, "tenants"),
+        ({"security": {"tls_certificate": "c"}}, "tls_certificate and tls_key go together"),
+        ({"security": {"client_ca": "c"}}, "client_ca needs tls_certificate and tls_key"),
+        ({"overload": {"queue_ms": 0}}, "overload.queue_ms"),
+        ({"releases": {"keep": 1}}, "releases.keep"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], says: str):
+    with pytest.raises(StartupError, match=re.escape(says)):
+        load_config(None, {**REQUIRED, **settings})

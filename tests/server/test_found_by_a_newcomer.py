@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from server.config import load_config
+from server.config_sources import load_config
 from server.errors import StartupError
 from tests.server.conftest import Served
 from tests.server.test_restart import start

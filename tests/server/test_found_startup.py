@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config import load_config
+from server.config_sources import load_config
 from server.errors import StartupError
 from server.journal.database import open_journal
 

@@ -1,0 +1,99 @@
+"""Where the configuration comes from.
+
+Later sources win: defaults, a YAML file (--config), environment variables (TOWERBRIDGE__SECTION__KEY), flags.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsError
+
+from server.config import PREFIX, Config, Section
+from server.errors import StartupError
+
+
+def load_config(file: Path | None, flags: dict[str, Any]) -> Config:
+    """Reads the tree from all sources; `flags` holds the set ones, nested as the tree is.
+
+    Raises StartupError with one line for an unreadable file, an unknown key or a bad value.
+    """
+    values = _read_yaml(file) if file else {}
+
+    class FromAllSources(Config):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (init_settings, env_settings, _Values(settings_cls, values))
+
+    _check_variables(os.environ)
+    try:
+        return FromAllSources(**flags)
+    except SettingsError as error:
+        raise StartupError(f"configuration: {error}; set single keys, such as TOWERBRIDGE__LISTEN__PORT=8080") from None
+    except ValidationError as error:
+        problems = "; ".join(sorted(map(_problem, error.errors()), key=lambda text: "is needed" in text))
+        raise StartupError(f"configuration: {problems} (see python -m server --help)") from None
+
+
+def _problem(error: ErrorDetails) -> str:
+    """One problem of one key, in words."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"{key}: is needed; give --{key} DIR, {PREFIX}{key.upper()} or {key}: in --config FILE"
+    if error["type"] == "extra_forbidden":
+        return f"{key}: no such setting; server/config.example.yaml has them all"
+    says = error["msg"].removeprefix("Value error, ")  # pydantic's own word for what a validator of ours raised
+    return f"{key}: {says}" if key else says
+
+
+def _check_variables(environment: Mapping[str, str]) -> None:
+    """Refuses a variable that names no setting: a misspelt one would be ignored silently."""
+    for name in environment:
+        if not name.startswith(PREFIX):
+            continue
+        section, _, key = name.removeprefix(PREFIX).lower().partition("__")
+        field = Config.model_fields.get(section)
+        inner = field.annotation if field is not None else None
+        of_section = isinstance(inner, type) and issubclass(inner, Section) and key in inner.model_fields
+        known = field is not None and (not key or of_section or section == "tenants")
+        if not known:
+            raise StartupError(
+                f"configuration: {section}{'.' if key else ''}{key}: {name} names no setting; correct or unset it"
+            )
+
+
+class _Values(PydanticBaseSettingsSource):
+    """A source of values that were read already."""
+
+    def __init__(self, settings_cls: type[BaseSettings], values: dict[str, Any]) -> None:
+        super().__init__(settings_cls)
+        self._values = values
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self._values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return self._values
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise StartupError(f"configuration: cannot read {file}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StartupError(f"configuration: {file} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise StartupError(f"configuration: {file} must hold sections and keys, see server/config.example.yaml")
+    return values
