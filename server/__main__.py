@@ -1,6 +1,7 @@
 """python -m server: configuration -> build -> serve -> drain."""
 
 import argparse
+import logging
 import signal
 import sys
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 from server.errors import StartupError
 from server.telemetry import logs
 
+_log = logging.getLogger(__name__)
 _EPILOG = """\
 Settings come from, later ones winning: defaults, --config FILE (YAML), environment variables TOWERBRIDGE__SECTION__KEY,
 flags. server/config.example.yaml lists every key with its default, unit and meaning.
@@ -38,6 +40,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     app.start()
+    for line in app.report():
+        _log.info(line)
     print(f"towerbridge is ready on port {app.port}: {app.describe()}", flush=True)
     stopping.wait()
     print("draining", flush=True)

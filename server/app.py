@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable
 from contextlib import ExitStack
 
+import psutil
 import torch
 from towerbridge.v1 import audience_pb2, event_pb2, item_pb2, recommendation_pb2, release_pb2, user_pb2
 
@@ -76,6 +77,21 @@ class App:
         """Drains: takes no new calls, ends those in flight, then writes and closes everything."""
         self._edge.stop()
         self._opened.close()
+
+    def report(self) -> list[str]:
+        """What was started, line by line: ports and who may connect, memory, and what each tenant has."""
+        security = self._config.security
+        tls = "mTLS" if security.client_ca else "TLS" if security.tls_certificate else "no TLS"
+        keys = f"keys of {security.keys_file}" if security.keys_file else "no keys needed"
+        at = self._config.metrics.host
+        metrics = f"metrics on {at}:{self.metrics_port}" if self.metrics_port is not None else "no metrics"
+        memory, free = psutil.Process().memory_info().rss, psutil.virtual_memory().available
+        return [
+            f"listening on {self._config.listen.host}:{self.port}, {tls}, {keys}; {metrics}",
+            f"{self._config.engine.device}, {self._config.engine.threads} threads a computation, "
+            f"{memory / 1e6:,.0f} MB in use, {free / 1e6:,.0f} MB free on the machine",
+            *(f"tenant {name}: {tenant.report()}" for name, tenant in self.tenants.items()),
+        ]
 
     def describe(self) -> str:
         """One line for people."""

@@ -162,7 +162,7 @@ class Engine(Section):
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 64
     """Requests computed together at most."""
     compile: bool = True
-    """Compile the user tower for this CPU, aside, once a bundle. Until then, and without a C++ compiler, it runs as exported."""
+    """Compile the user tower for this CPU, aside, once a bundle. Until then, and without a compiler, it runs as exported."""
 
 
 class Index(Section):
