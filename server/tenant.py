@@ -256,6 +256,12 @@ class Tenant:
         index = f"{release.live_index.choice}, on {release.device}"
         return f"release {release.release_id}, {len(self.catalogue)} items, {index}"
 
+    def report(self) -> str:
+        """What there is, for the start's report."""
+        stored = sum(one.stat().st_size for one in self._file.path.parent.glob(f"{self._file.path.name}*"))
+        people = f"{len(self.people):,} ids of people ({self.people.in_memory:,} histories in memory)"
+        return f"{self.describe()}, {people}, journal of {stored / 1e6:,.1f} MB in {self.folder}"
+
     def _release(self) -> Release:
         return self.live
 
