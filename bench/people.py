@@ -28,7 +28,7 @@ from bench.process import ServerProcess, running_server
 from index.bundle import Bundle, BundleError, read_bundle
 from server.journal.database import open_journal
 
-_METRIC = re.compile(r'towerbridge_event_visible_lag_seconds_bucket\{le="([^"]+)"\} ([0-9.e+]+)')
+_METRIC = re.compile(r'towerbridge_event_visible_lag_seconds_bucket\{le="([^"]+)"[^}]*\} ([0-9.e+]+)')
 _READY = re.compile(r"metrics on port (\d+)")
 _DEADLINE_S = 5.0
 

@@ -50,7 +50,9 @@ from server.releases.release import Release
 from server.releases.warm_up import CHECK, warm_up
 from server.security.audit import AuditLog
 from server.telemetry.index import IndexFigures
+from server.telemetry.limits import LimitFigures
 from server.telemetry.people import PeopleFigures
+from server.telemetry.releases import ReleaseFigures
 from server.telemetry.stages import StageFigures
 from server.users.admission import Admission
 from server.users.audience import Audience
@@ -226,8 +228,10 @@ class Tenant:
     def figures(self) -> list[Collector]:
         """What operators watch."""
         return [
-            IndexFigures(lambda: self.live.index, lambda: self.live.live_index.recall),
-            PeopleFigures(self._refresher, lambda: self.live.user_vectors, lambda: self._event_counts),
+            IndexFigures(self.name, lambda: self.live.index, lambda: self.live.live_index.recall),
+            PeopleFigures(self.name, self._refresher, lambda: self.live.user_vectors, lambda: self._event_counts),
+            ReleaseFigures(self.name, lambda: [(self.live.release_id, "live")]),
+            LimitFigures(self.name, self.limits),
         ]
 
     def start(self) -> None:

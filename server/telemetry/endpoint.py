@@ -1,43 +1,60 @@
-"""The port that Prometheus scrapes."""
+"""The port that Prometheus scrapes and that orchestrators probe."""
 
 import logging
 import socket
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from server.errors import StartupError
+from server.telemetry.gpu import GpuFigures
+from server.telemetry.process import ProcessFigures
 
 _log = logging.getLogger(__name__)
 
 
-class Metrics:
-    """Serves what collectors report at http://host:port/metrics, in threads of its own and from a registry of its own.
+Ready = Callable[[], str | None]
+"""Why the server is not ready, in one line; None if it is. Any thread may call it."""
 
-    A collector is read anew at every scrape, by another thread than the one that owns what it reads: it may read only single
-    values that are replaced whole.
+
+class Metrics:
+    """Serves http://host:port/metrics, /livez and /readyz, in threads of its own and from a registry of its own.
+
+    The figures are those of the collectors, of the process, of its GPUs, and whether the server is ready. A metric that several
+    collectors have, one for each tenant, is one with all of their samples. A collector is read anew at every scrape, by another
+    thread than the one that owns what it reads: it may read only single values that are replaced whole.
     """
 
-    def __init__(self, *collectors: Collector) -> None:
-        self._registry = CollectorRegistry()
-        for collector in collectors:
-            self._registry.register(collector)
+    def __init__(self, *collectors: Collector, ready: Ready = lambda: None) -> None:
+        self._ready = ready
+        self._collectors = _Merged([_Readiness(ready), *collectors])
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
+    def add(self, *collectors: Collector) -> None:
+        """More figures, also while it serves."""
+        self._collectors.parts = [*self._collectors.parts, *collectors]
+
     def start(self, port: int, *, host: str = "127.0.0.1") -> int:
         """Listens, and returns the port; 0 takes any free one. Raises StartupError if it cannot be had."""
+        registry = CollectorRegistry()
+        registry.register(self._collectors)
         try:
-            self._server = _Server(host, port, self._registry)
+            self._server = _Server(host, port, registry, self._ready)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StartupError(f"metrics.port: cannot listen on {host}:{port}: {reason}; give another port, or 0") from None
+        self._process, self._gpus = ProcessFigures(), GpuFigures()
+        self._collectors.own = [self._process, self._gpus]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self._thread.start()
         bound: int = self._server.server_address[1]
@@ -52,6 +69,33 @@ class Metrics:
         self._server.disconnect()
         self._server.server_close()
         self._server = self._thread = None
+        self._process.close()
+        self._gpus.close()
+
+
+class _Merged(Collector):
+    """What several collectors tell, each metric once."""
+
+    def __init__(self, parts: list[Collector]) -> None:
+        self.parts = parts
+        self.own: list[Collector] = []
+
+    def collect(self) -> Iterator[Metric]:
+        metrics: dict[str, Metric] = {}
+        for part in (*self.parts, *self.own):
+            for metric in part.collect():
+                metrics.setdefault(metric.name, metric)
+                if metrics[metric.name] is not metric:
+                    metrics[metric.name].samples.extend(metric.samples)
+        yield from metrics.values()
+
+
+class _Readiness(Collector):
+    def __init__(self, ready: Ready) -> None:
+        self._ready = ready
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("towerbridge_ready", "1 while calls are answered, else 0.", float(self._ready() is None))
 
 
 class _Server(ThreadingMixIn, TCPServer):
@@ -60,8 +104,9 @@ class _Server(ThreadingMixIn, TCPServer):
     # Not http.server.HTTPServer, which asks the name service for the machine's name before it listens.
     allow_reuse_address = True
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Ready) -> None:
         self.registry = registry
+        self.ready = ready
         self._connections: set[socket.socket] = set()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
@@ -91,9 +136,18 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 10.0  # seconds for a client to send its request
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0] != "/metrics":
-            self.send_error(404, explain="the figures are at /metrics")
-            return
+        match self.path.partition("?")[0]:
+            case "/metrics":
+                self._figures()
+            case "/livez":
+                self._say(200, "alive")
+            case "/readyz":
+                reason = self.server.ready()
+                self._say(200 if reason is None else 503, reason or "ready")
+            case _:
+                self.send_error(404, explain="there are /metrics, /livez and /readyz")
+
+    def _figures(self) -> None:
         encode, content_type = choose_encoder(self.headers.get("Accept", ""))
         try:
             body = encode(self.server.registry)
@@ -101,7 +155,13 @@ class _Handler(BaseHTTPRequestHandler):
             _log.error("the figures cannot be read", exc_info=True)
             self.send_error(500, explain="the figures cannot be read; the server's log says why")
             return
-        self.send_response(200)
+        self._send(200, content_type, body)
+
+    def _say(self, code: int, line: str) -> None:
+        self._send(code, "text/plain; charset=utf-8", f"{line}\n".encode())
+
+    def _send(self, code: int, content_type: str, body: bytes) -> None:
+        self.send_response(code)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -10,9 +10,10 @@ from towerbridge.v1 import event_pb2
 from server.journal.events import USER, Person
 from server.users.refresher import Refresher
 from tests.server.conftest import Serve, Served
-from tests.server.test_telemetry import scrape
+from tests.server.telemetry.scraped import scrape
 
 LAG = "towerbridge_event_visible_lag_seconds"
+OF = "{tenant=default}"
 
 
 class Clock:
@@ -50,12 +51,12 @@ def figures(served: Served) -> dict[str, float]:
 def test_the_lag_of_people_nobody_asks_about_is_observed(serve: Serve):
     served = serve(metrics={"port": 0})
     record(served, *(f"user-{n}" for n in range(100)))
-    wait_for(lambda: figures(served)[f"{LAG}_count"] == 100)
+    wait_for(lambda: figures(served)[f"{LAG}_count{OF}"] == 100)
     found = figures(served)
-    assert 0 < found[f"{LAG}_sum"] < 100 * 10
-    assert found[f"{LAG}_bucket{{le=60.0}}"] == 100
-    assert found["towerbridge_refresh_waiting"] == 0
-    assert found["towerbridge_user_vectors"] == 100
+    assert 0 < found[f"{LAG}_sum{OF}"] < 100 * 10
+    assert found[f"{LAG}_bucket{{le=60.0}}{OF}"] == 100
+    assert found[f"towerbridge_refresh_waiting{OF}"] == 0
+    assert found[f"towerbridge_user_vectors{OF}"] == 100
 
 
 def test_the_lag_of_a_vector_that_a_request_made_is_not(serve: Serve):
@@ -63,8 +64,8 @@ def test_the_lag_of_a_vector_that_a_request_made_is_not(serve: Serve):
     record(served, "asked", "not asked")
     served.client.recommend(user_id="asked", limit=3)
     served.app.tenant._engine.call(_refresh_all(served)).result()
-    wait_for(lambda: figures(served)["towerbridge_refresh_waiting"] == 0)
-    assert figures(served)[f"{LAG}_count"] == 1
+    wait_for(lambda: figures(served)[f"towerbridge_refresh_waiting{OF}"] == 0)
+    assert figures(served)[f"{LAG}_count{OF}"] == 1
 
 
 def _refresh_all(served: Served) -> Callable[[], None]:
@@ -80,10 +81,10 @@ def test_events_are_counted_by_what_became_of_them(serve: Serve):
     assert record(served, "nobody") == [event_pb2.EVENT_STATUS_DROPPED_NO_CONSENT]
     record(served, "nobody", item_id="")
     found = figures(served)
-    assert found["towerbridge_events_total{result=dropped_no_consent}"] == 1
-    assert found["towerbridge_events_dropped_total{reason=no_consent}"] == 1
-    assert found["towerbridge_events_total{result=rejected}"] == 1
-    assert found["towerbridge_events_total{result=accepted}"] == 0
+    assert found[f"towerbridge_events_total{{result=dropped_no_consent}}{OF}"] == 1
+    assert found[f"towerbridge_events_dropped_total{{reason=no_consent}}{OF}"] == 1
+    assert found[f"towerbridge_events_total{{result=rejected}}{OF}"] == 1
+    assert found[f"towerbridge_events_total{{result=accepted}}{OF}"] == 0
 
 
 def test_a_person_waits_once_since_the_first_change_and_the_longest_waiting_comes_first():

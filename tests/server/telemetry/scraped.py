@@ -1,7 +1,7 @@
 """Collectors as Prometheus reads them: over HTTP, from a real endpoint."""
 
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,8 +11,8 @@ from server.telemetry.endpoint import Metrics
 
 
 @contextmanager
-def serving(*collectors: Collector) -> Iterator[str]:
-    metrics = Metrics(*collectors)
+def serving(*collectors: Collector, ready: Callable[[], str | None] = lambda: None) -> Iterator[str]:
+    metrics = Metrics(*collectors, ready=ready)
     port = metrics.start(0)
     try:
         yield f"http://127.0.0.1:{port}"
@@ -37,7 +37,20 @@ def scrape(url: str) -> dict[str, float]:
     }
 
 
+def own(url: str) -> dict[str, float]:
+    """What the collectors tell, without what every endpoint tells of its process."""
+    about_process = (
+        "process_",
+        "towerbridge_gc_",
+        "towerbridge_gpu_",
+        "towerbridge_memory_",
+        "towerbridge_ready",
+        "towerbridge_threads",
+    )
+    return {name: value for name, value in scrape(url).items() if not name.startswith(about_process)}
+
+
 def read(*collectors: Collector) -> dict[str, float]:
-    """One scrape."""
+    """What the collectors tell in one scrape."""
     with serving(*collectors) as url:
-        return scrape(url)
+        return own(url)
