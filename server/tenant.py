@@ -30,7 +30,7 @@ from server.api.recommendations import RecommendationServicer
 from server.api.releases import ReleaseServicer
 from server.api.users import UserServicer
 from server.catalogue.changes import CatalogueChanges
-from server.catalogue.text_worker import TextWorker
+from server.catalogue.text_workers import TextWorkers
 from server.config import Config
 from server.engine.batch import BatchComputer
 from server.engine.engine import Engine
@@ -47,6 +47,7 @@ from server.overload.limits import Limits
 from server.recommend.flow import Recommender
 from server.releases.loading import load_views, seed_catalogue
 from server.releases.release import Release
+from server.releases.releases import Releases
 from server.releases.warm_up import CHECK, warm_up
 from server.security.audit import AuditLog
 from server.telemetry.index import IndexFigures
@@ -91,7 +92,7 @@ class Tenant:
                 self._load(config, opened)
             except apsw.Error as error:
                 raise StartupError(f"cannot use the journal in {config.data}: {error}; check the disk and its space") from None
-            warm_up(self.live, self._texts)
+            warm_up(self.live, self._texts.open(self.live.bundle))
             self._make_servicers()
             self._opened = opened.pop_all()
 
@@ -107,9 +108,9 @@ class Tenant:
         self._tombstones = open_tombstones(self.folder, config.erasure.key_file)
         opened.callback(self._tombstones.close)
         forget_erased(file, self._tombstones)  # before anything is read from the journal
-        self._texts = TextWorker(bundle.text_encoder) if bundle.text_encoder is not None else None
-        if self._texts is not None:
-            opened.callback(self._texts.close)
+        self._texts = TextWorkers()
+        opened.callback(self._texts.close)
+        self._texts.open(bundle)  # it loads while the rest does
         self._refresher = Refresher()
         self._event_counts: Counter[Status] = Counter()
         self.people = People(
@@ -123,7 +124,7 @@ class Tenant:
         computer = self._computer = BatchComputer(self._release, self.people, self._refresher, clock_us=self._clock_us)
         self._engine = Engine(
             computer.answer,
-            background=Turns(lambda: config.users.refresh and computer.refresh(), lambda: self.live.live_index.upkeep()),
+            background=Turns(lambda: config.users.refresh and computer.refresh(), lambda: self.releases.upkeep()),
             flooded=lambda: self._refresher.changed > _MANY_TO_REFRESH,
             max_batch=config.engine.max_batch,
             on_death=self._not_serving,
@@ -142,11 +143,11 @@ class Tenant:
         file = self._file
         seed_catalogue(file, bundle)
         try:
-            self.catalogue, self.live = load_views(
+            self.catalogue, live = load_views(
                 file,
                 bundle,
                 self.people,
-                self._texts,
+                self._texts.open(bundle),
                 settings=config.index,
                 device=config.engine.device,
                 max_batch=config.engine.max_batch,
@@ -158,7 +159,8 @@ class Tenant:
             raise StartupError(f"index: {error}") from None
         except ServiceError as error:
             raise StartupError(f"{self._bundle_path}: the text encoder does not work: {error}; {CHECK}") from None
-        opened.callback(self.live.live_index.close)
+        self.releases = Releases(live)
+        opened.callback(live.live_index.close)
         note_bundle(file.connection, self.live.release_id, bundle.manifest.watermark, self._clock_us())
         self.people.read_from(open_reader(file.path), self.catalogue.locate)
 
@@ -173,10 +175,10 @@ class Tenant:
             self._clock_us,
         )
         self._changes = CatalogueChanges(
-            self._journal, self.catalogue, self.people, self._refresher, self._engine, self._release, self._texts
+            self._journal, self.catalogue, self.people, self._refresher, self._engine, self.releases, self._texts
         )
         self._people_changes = PeopleChanges(
-            self._journal, self.people, self._refresher, self._engine, self._release, self._tombstones, self._clock_us
+            self._journal, self.people, self._refresher, self._engine, self.releases, self._tombstones, self._clock_us
         )
         self._erasure = Erasure(
             file,
@@ -184,7 +186,7 @@ class Tenant:
             self.people,
             self._people_changes,
             self._engine,
-            self._release,
+            self.releases,
             self._tombstones,
             config,
             self._clock_us,
@@ -210,7 +212,7 @@ class Tenant:
             UserServicer(
                 people,
                 self._people_changes,
-                ErasureCalls(self._erasure, people, journal, self._file.path, release),
+                ErasureCalls(self._erasure, people, journal, self._file.path, self.releases),
                 self.catalogue,
                 journal,
                 release,
@@ -260,6 +262,11 @@ class Tenant:
         index = f"{release.live_index.choice}, on {release.device}"
         return f"release {release.release_id}, {len(self.catalogue)} items, {index}"
 
+    @property
+    def live(self) -> Release:
+        """The release that makes the answers."""
+        return self.releases.live
+
     def report(self) -> str:
         """What there is, for the start's report."""
         stored = sum(one.stat().st_size for one in self._file.path.parent.glob(f"{self._file.path.name}*"))
@@ -267,7 +274,7 @@ class Tenant:
         return f"{self.describe()}, {people}, journal of {stored / 1e6:,.1f} MB in {self.folder}"
 
     def _release(self) -> Release:
-        return self.live
+        return self.releases.live
 
     def _forget(self, events: Sequence[HeldEvent]) -> None:
         self._people_changes.outdated(self.people.forget(events))

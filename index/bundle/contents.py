@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ class Bundle:
     manifest: Manifest
     release_id: str
     items: pa.Table
-    item_ids: list[str]
     item_vectors: NDArray[np.float32]  # (N, D) float32, unit rows
     item_residuals: NDArray[np.float32] | None  # (N, D) float32
     categories: dict[str, int]
@@ -38,6 +38,12 @@ class Bundle:
     user_program: ExportedProgram | None
     item_program: ExportedProgram | None
     text_encoder: Path | None
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """The ids in row order. Made when it is first asked for: a million ids take a tenth of a second."""
+        ids: list[str] = self.items.column("item_id").to_pylist()
+        return ids
 
     def category_codes(self, values: Sequence[str]) -> list[int]:
         """Codes of an item's categories: unknown ones dropped, the first C kept, padded with 0 to exactly C."""

@@ -80,14 +80,14 @@ class _Reading:
         self._passed("files", f"{len(self.manifest.files)} listed, none missing, none more")
         encoder = self._text_encoder()
         items = load_items(self._read(ITEMS))
-        item_ids = check_items(items)
-        self._passed(ITEMS, f"{len(item_ids)} items, {len(items.column_names)} columns")
+        check_items(items)
+        self._passed(ITEMS, f"{items.num_rows} items, {len(items.column_names)} columns")
         categories = load_categories(self._read(VOCABULARIES))
         self._passed(VOCABULARIES, f"{len(categories)} categories")
-        vectors = self._matrix(ITEM_VECTORS, "vectors", len(item_ids))
+        vectors = self._matrix(ITEM_VECTORS, "vectors", items.num_rows)
         if self.verify:
             check_unit_rows(vectors, ITEM_VECTORS, "vectors")
-        residuals = self._matrix(ITEM_RESIDUALS, "residuals", len(item_ids)) if self._has(ITEM_RESIDUALS) else None
+        residuals = self._matrix(ITEM_RESIDUALS, "residuals", items.num_rows) if self._has(ITEM_RESIDUALS) else None
         user = self._tower(USER_TOWER, user_inputs(self.manifest))
         item = self._tower(ITEM_TOWER, item_inputs(self.manifest))
         bundle = Bundle(
@@ -95,7 +95,6 @@ class _Reading:
             manifest=self.manifest,
             release_id=self.release_id,
             items=items,
-            item_ids=item_ids,
             item_vectors=vectors,
             item_residuals=residuals,
             categories=categories,

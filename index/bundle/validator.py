@@ -91,7 +91,7 @@ def check_reencoding(bundle: Bundle) -> str | None:
     """Whether the item tower gives the catalogue's own vectors, on rows spread over it; None if that needs texts."""
     if bundle.item_residuals is None or bundle.manifest.text.dim != 0:
         return None
-    total = len(bundle.item_ids)
+    total = bundle.items.num_rows
     rows = np.unique(np.linspace(0, total - 1, min(total, REENCODED_ROWS)).astype(np.int64))
     values = bundle.items.column("categories").take(rows).to_pylist()
     codes = np.array([bundle.category_codes(row) for row in values], dtype=np.int64)  # (n, C) int64

@@ -1,7 +1,7 @@
 """EraseUser and ExportUser, for the UserService."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from towerbridge.v1 import user_pb2
@@ -12,7 +12,7 @@ from server.errors import NotFound
 from server.journal.people import named
 from server.journal.revision import to_token
 from server.journal.writer import JournalWriter
-from server.releases.release import Release
+from server.releases.releases import Releases
 from server.users.erasure import Erasure
 from server.users.people import People
 from server.users.portability import held_about
@@ -24,15 +24,13 @@ _LATE = "the erasure goes on, unless the server is stopped first; repeat the cal
 class ErasureCalls:
     """What UserService hands over for these two calls."""
 
-    def __init__(
-        self, erasure: Erasure, people: People, journal: JournalWriter, path: Path, release: Callable[[], Release]
-    ) -> None:
+    def __init__(self, erasure: Erasure, people: People, journal: JournalWriter, path: Path, releases: Releases) -> None:
         """path: the journal's file."""
         self._erasure = erasure
         self._people = people
         self._journal = journal
         self._path = path
-        self._release = release
+        self._releases = releases
 
     async def erase(self, request: user_pb2.EraseUserRequest, deadline: float) -> user_pb2.EraseUserResponse:
         """deadline: time.monotonic seconds."""
@@ -56,7 +54,7 @@ class ErasureCalls:
         key = self._people.directory.find(person)
         if key is None:
             raise NotFound(f"nothing is held about {named(person)}")
-        parts = held_about(self._path, self._people.directory, key, self._release)
+        parts = held_about(self._path, self._people.directory, key, self._releases)
         try:
             while (part := await asyncio.to_thread(next, parts, None)) is not None:
                 if part:

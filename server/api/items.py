@@ -72,13 +72,14 @@ class ItemServicer(item_pb2_grpc.ItemServiceServicer):
 
     async def GetItems(self, request: item_pb2.GetItemsRequest, context: Context) -> item_pb2.GetItemsResponse:
         item_ids = check_ids(request.item_ids, "item_ids", ROWS_MAX, minimum=1)
+        release = self._release()
         response = item_pb2.GetItemsResponse()
         for item_id in item_ids:
             item = self._catalogue.get(item_id)
             if item is None:
                 response.missing_item_ids.append(item_id)
             else:
-                response.items.append(_catalogue_item(item))
+                response.items.append(_catalogue_item(item, release))
         return response
 
     async def SetAvailability(
@@ -156,11 +157,11 @@ def _upserted(created: bool, searchable: bool) -> item_pb2.UpsertItemsResult:
     return item_pb2.UpsertItemsResult(created=created, searchable=searchable)
 
 
-def _catalogue_item(item: CatalogueItem) -> item_pb2.CatalogueItem:
+def _catalogue_item(item: CatalogueItem, release: Release) -> item_pb2.CatalogueItem:
     attributes = {name: to_wire(value) for name, value in json.loads(item.attributes).items()}
     return item_pb2.CatalogueItem(
         item=item_pb2.Item(item_id=item.item_id, text=item.text, categories=json.loads(item.categories), attributes=attributes),
         available=item.available,
-        searchable=item.searchable,
-        popularity=item.popularity,
+        searchable=release.can_find(item.ordinal),
+        popularity=release.popularity.of(item.ordinal),
     )

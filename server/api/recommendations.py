@@ -29,7 +29,7 @@ from server.fields import (
 from server.journal.events import Person
 from server.journal.revision import require, to_token
 from server.journal.writer import JournalWriter
-from server.recommend.ask import Ask, Degraded, Ranked, Skip, Started
+from server.recommend.ask import Ask, Degraded, Given, Ranked, Skip, Started
 from server.recommend.flow import Recommender
 from server.recommend.preferences import Preferences, usable_profile
 from server.releases.release import Release
@@ -155,8 +155,9 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         deadline = deadline_of(context, self._default_deadline_ms)
         release = self._release()
         check_count(len(request.vectors), "vectors", _BATCH_MAX, minimum=1)
-        if request.HasField("release_id"):
-            check_release(request.release_id, release, "release_id")
+        release_id = request.release_id if request.HasField("release_id") else None
+        if release_id is not None:
+            check_release(release_id, release, "release_id")
         limit = check_limit(request.limit)
         excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
         _check_attributes(request.attributes)
@@ -164,7 +165,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         dim = release.bundle.manifest.dim
         asks = [
             Ask(
-                check_vector(vector.values, f"vectors[{place}].values", dim),
+                Given(check_vector(vector.values, f"vectors[{place}].values", dim), release_id),
                 limit,
                 excluded,
                 filter=chosen,
@@ -172,8 +173,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
             )
             for place, vector in enumerate(request.vectors)
         ]
-        futures = [self._recommender.start(ask, deadline) for ask in asks]
-        ranked = [await self._recommender.finish(ask, future, deadline) for ask, future in zip(asks, futures, strict=True)]
+        ranked = await self._recommender.together(asks, deadline)
         results = [
             recommendation_pb2.SearchVectorsResult(
                 item_ids=one.item_ids, scores=one.scores, attributes=self._attributes(one.item_ids, request.attributes)

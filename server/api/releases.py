@@ -24,7 +24,7 @@ class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
             history_length=manifest.history_length or 0,
             event_types=sorted(manifest.event_types),
             item_count=len(self._catalogue),
-            searchable_item_count=self._catalogue.searchable_count(),
+            searchable_item_count=release.searchable_count(),
             offline_metrics=dict(manifest.offline_metrics),
             index_kind=release.index.engine.kind,
             device=str(release.device),

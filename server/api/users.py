@@ -61,8 +61,9 @@ class UserServicer(user_pb2_grpc.UserServiceServicer):
         key = directory.find(person)
         if key is None:
             raise NotFound(f"{kind}: nothing was ever recorded for {person.subject_id!r}")
+        release = self._release()
         response = user_pb2.GetUserResponse(
-            release_id=self._release().release_id,
+            release_id=release.release_id,
             revision=revision,
             linked=self._named(directory.members(key)),
             personalised=directory.may(key, Purpose.PERSONALISATION),
@@ -72,7 +73,7 @@ class UserServicer(user_pb2_grpc.UserServiceServicer):
         if profile is not None:
             response.profile.CopyFrom(profile.to_wire())
         if response.personalised:
-            self._add_history(response, directory.root(key), limit)
+            self._add_history(response, directory.root(key), limit, release)
         return response
 
     async def SetProfile(self, request: user_pb2.SetProfileRequest, context: Context) -> user_pb2.SetProfileResponse:
@@ -125,7 +126,7 @@ class UserServicer(user_pb2_grpc.UserServiceServicer):
         """The result of a change, once it is on disk and in force."""
         return await result_of(change, deadline_of(context, self._default_deadline_ms), late=_LATE)
 
-    def _add_history(self, response: user_pb2.GetUserResponse, root: int, limit: int) -> None:
+    def _add_history(self, response: user_pb2.GetUserResponse, root: int, limit: int, release: Release) -> None:
         history = self._people.history(root)
         newest = range(len(history.ordinals) - 1, max(-1, len(history.ordinals) - 1 - limit), -1)
         response.item_ids.extend(self._catalogue.item_id(int(history.ordinals[place])) for place in newest)
@@ -133,15 +134,7 @@ class UserServicer(user_pb2_grpc.UserServiceServicer):
         response.occurred_at.extend(to_timestamp(int(history.times_us[place])) for place in newest)
         response.event_count = history.counted
         response.waiting_event_count = max(0, self._people.held_count(root) - history.counted)
-        self._add_vector(response, root, history)
-
-    def _add_vector(self, response: user_pb2.GetUserResponse, root: int, history: History) -> None:
-        response.events_behind = history.counted
-        stored = self._release().user_vectors.get(root)
-        if stored is not None and stored.generation == history.generation:  # otherwise it is about to be dropped
-            response.events_behind = max(0, history.counted - stored.counted)
-            response.vector.extend(stored.vector.tolist())
-            response.vector_computed_at.CopyFrom(to_timestamp(stored.computed_us))
+        _add_vector(response, root, history, release)
 
     def _named(self, keys: Iterable[int]) -> list[common_pb2.Person]:
         """The ids of these keys, in their order."""
@@ -150,3 +143,12 @@ class UserServicer(user_pb2_grpc.UserServiceServicer):
 
     def _revision(self) -> str:
         return to_token(self._journal.epoch, self._journal.revision)
+
+
+def _add_vector(response: user_pb2.GetUserResponse, root: int, history: History, release: Release) -> None:
+    response.events_behind = history.counted
+    stored = release.user_vectors.get(root)
+    if stored is not None and stored.generation == history.generation:  # otherwise it is about to be dropped
+        response.events_behind = max(0, history.counted - stored.counted)
+        response.vector.extend(stored.vector.tolist())
+        response.vector_computed_at.CopyFrom(to_timestamp(stored.computed_us))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.catalogue.popularity import Popularity
 from server.journal.items import StoredItem
 
 _WALK = 4096  # popular items looked at together
@@ -24,8 +25,6 @@ class CatalogueItem:
     categories: str  # JSON list of strings
     attributes: str  # JSON object
     available: bool
-    popularity: float
-    searchable: bool  # has a vector in the live release
 
     def attribute_values(self, names: Sequence[str]) -> list[Any]:
         """The JSON values of the attributes named, None where the item has none; "text" and "categories" count as such."""
@@ -48,13 +47,8 @@ class Catalogue:
         self._removed: dict[str, tuple[int, int]] = {}  # ordinal, and position of the removal
         self._ids: list[str] = []  # by ordinal
         self._permitted: NDArray[np.bool_] = np.zeros(1024, dtype=bool)  # by ordinal: live and available
-        self._searchable: NDArray[np.bool_] = np.zeros(1024, dtype=bool)  # by ordinal: has a vector
-        self._popularity: NDArray[np.float64] = np.zeros(1024)  # by ordinal, of removed items too: they may return
-        self._popularity_total = 0.0
-        self._absent: Mapping[str, float] = {}
-        # Ordinals, most popular first, ties in order.
-        self._ranking: NDArray[np.int64] = np.zeros(1024, dtype=np.int64)
-        self._ranked = 0
+        self.popularity = Popularity(np.zeros(0))
+        """As the live release says."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -84,53 +78,32 @@ class Catalogue:
         self,
         items: Iterable[CatalogueItem],
         ids: list[str],
-        popularity: NDArray[np.float64],
-        absent: Mapping[str, float] = MappingProxyType({}),
+        popularity: Popularity,
         removed: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:
         """Takes over the live items, and the ids and popularity of all ordinals, removed items' too, at start.
 
-        absent: popularity by id of the bundle's items that are not in the journal, for the day they are added. removed: ordinal
-        and position of the removal of the items that are not in the catalogue any more.
+        removed: ordinal and position of the removal of the items that are not in the catalogue any more.
         """
         self._removed = dict(removed)
-        self._absent = absent
+        self.popularity = popularity
         self._ids = ids
         self._reserve(len(ids))
         for item in items:
             self._items[item.item_id] = item
             self._permitted[item.ordinal] = item.available
-            self._searchable[item.ordinal] = item.searchable
-        self._popularity[: len(ids)] = popularity
-        self._popularity_total = float(popularity.sum())
-        self._ranking[: len(ids)] = np.argsort(-popularity, kind="stable")
-        self._ranked = len(ids)
 
-    def put(self, stored: StoredItem, *, searchable: bool) -> None:
+    def put(self, stored: StoredItem) -> None:
         """Adds or replaces an item."""
         if stored.ordinal >= len(self._ids):
             while len(self._ids) <= stored.ordinal:
                 self._ids.append("")
             self._reserve(len(self._ids))
-            self._rank_newcomer(stored)
         self._ids[stored.ordinal] = stored.content.item_id
-        popularity = float(self._popularity[stored.ordinal])
-        self._items[stored.content.item_id] = as_catalogue_item(stored, popularity=popularity, searchable=searchable)
+        self.popularity.add(stored)
+        self._items[stored.content.item_id] = as_catalogue_item(stored)
         self._removed.pop(stored.content.item_id, None)
-        self._searchable[stored.ordinal] = searchable
         self._permitted[stored.ordinal] = stored.available
-
-    def _rank_newcomer(self, stored: StoredItem) -> None:
-        """Gives a new ordinal its place; one that the bundle knows may be anywhere, the others are last."""
-        popularity = self._absent.get(stored.content.item_id, stored.popularity)
-        self._popularity[stored.ordinal] = popularity
-        self._popularity_total += popularity
-        self._ranking[self._ranked] = stored.ordinal
-        self._ranked += 1
-        if popularity:
-            ranking = self._ranking.copy()  # readers walk the old one
-            ranking[: self._ranked] = np.argsort(-self._popularity[: self._ranked], kind="stable")
-            self._ranking = ranking
 
     def remove(self, item_id: str, position: int) -> int:
         """Takes the item out at a position of the journal, and returns its ordinal; it must be there."""
@@ -152,26 +125,20 @@ class Catalogue:
         item = self._items.get(item_id)
         return item is not None and item.available
 
-    def searchable_count(self) -> int:
-        """How many items have a vector and are available."""
-        permitted, searchable = self._permitted, self._searchable  # one may have grown before the other
-        known = min(len(permitted), len(searchable))
-        return int(np.count_nonzero(permitted[:known] & searchable[:known]))
-
-    @property
-    def ranking(self) -> NDArray[np.int64]:
-        """The ordinals of all items, removed ones too, most popular first, ties in order: (n,) int64. Never changed."""
-        return self._ranking[: self._ranked]
-
     def popular(
-        self, limit: int, exclude: NDArray[np.int64], ranking: NDArray[np.int64] | None = None
+        self,
+        limit: int,
+        exclude: NDArray[np.int64],
+        ranking: NDArray[np.int64] | None = None,
+        popularity: Popularity | None = None,
     ) -> tuple[list[str], list[float]]:
         """The most popular permitted items, most popular first: ids and their share of all events (0 to 1).
 
-        exclude: ordinals that must not be returned. ranking: only these, in their order; by default all. Ties in the order of
-        ordinals.
+        exclude: ordinals that must not be returned. ranking: only these, in their order; by default all. popularity: as this
+        says; by default the live release's. Ties in the order of ordinals.
         """
-        ranking = self.ranking if ranking is None else ranking
+        popularity = self.popularity if popularity is None else popularity
+        ranking = popularity.ranking if ranking is None else ranking
         excluded = np.unique(exclude)
         ids: list[str] = []
         shares: list[float] = []
@@ -183,7 +150,7 @@ class Catalogue:
                 item = self._items.get(self._ids[ordinal])
                 if item is not None and item.available:
                     ids.append(item.item_id)
-                    shares.append(item.popularity / self._popularity_total if self._popularity_total else 0.0)
+                    shares.append(popularity.share(ordinal))
                 if len(ids) == limit:
                     return ids, shares
         return ids, shares
@@ -191,13 +158,10 @@ class Catalogue:
     def _reserve(self, ordinals: int) -> None:
         if ordinals > len(self._permitted):
             added = max(ordinals, 2 * len(self._permitted)) - len(self._permitted)
-            self._searchable = np.pad(self._searchable, (0, added))
-            self._ranking = np.pad(self._ranking, (0, added))
-            self._popularity = np.pad(self._popularity, (0, added))
             self._permitted = np.pad(self._permitted, (0, added))
 
 
-def as_catalogue_item(stored: StoredItem, *, popularity: float, searchable: bool) -> CatalogueItem:
+def as_catalogue_item(stored: StoredItem) -> CatalogueItem:
     """The catalogue's view of a stored item."""
     content = stored.content
     return CatalogueItem(
@@ -207,6 +171,4 @@ def as_catalogue_item(stored: StoredItem, *, popularity: float, searchable: bool
         categories=content.categories,
         attributes=content.attributes,
         available=stored.available,
-        popularity=popularity,
-        searchable=searchable,
     )

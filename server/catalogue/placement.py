@@ -8,9 +8,9 @@ from index.slots import SlotTable
 
 
 class Placement:
-    """The slot of every ordinal that has one: live items, and removed ones that histories still refer to.
+    """The slot of every ordinal that has one: live items, and removed ones that histories still refer to. One for all releases.
 
-    Owned by the engine's thread.
+    Owned by the engine's thread; others may ask for single slots.
     """
 
     def __init__(self, *, items: int = 0, ordinals: int = 0) -> None:
@@ -18,6 +18,9 @@ class Placement:
         self.slots = SlotTable(capacity=max(1024, items + items // 2))
         # By ordinal, slot + 1, 0 where there is none: what is not written yet takes no memory.
         self._slot_of: NDArray[np.int64] = np.zeros(max(1024, ordinals + ordinals // 2), dtype=np.int64)
+        self._changed_at: NDArray[np.int64] = np.zeros(len(self._slot_of), dtype=np.int64)  # by ordinal: `changes` at its last
+        self.changes = 0
+        """How often items were placed: what was made of an item's content before its last placing is out of date."""
         # By slot; of a free slot it means nothing.
         self._ordinal_of: NDArray[np.int64] = np.zeros(len(self.slots.ids), dtype=np.int64)
 
@@ -31,6 +34,22 @@ class Placement:
         inside = ordinals < len(self._slot_of)
         found[inside] = self._slot_of[ordinals[inside]] - 1
         return found
+
+    def placed(self) -> NDArray[np.int64]:
+        """All ordinals that have a slot, ascending: (n,) int64."""
+        return np.flatnonzero(self._slot_of)
+
+    def changed(self, ordinals: NDArray[np.int64]) -> int:
+        """Notes that these items, (n,) int64, which are placed, have other content from now on; returns `changes`."""
+        self.changes += 1
+        self._changed_at[ordinals] = self.changes
+        return self.changes
+
+    def unchanged(self, ordinals: NDArray[np.int64], since: int) -> NDArray[np.bool_]:
+        """Which of the items have a slot, and the content that they had when `changes` was `since`: (n,) int64 -> (n,) bool."""
+        there = self.slots_of(ordinals) >= 0
+        there[there] = self._changed_at[ordinals[there]] <= since
+        return there
 
     def place(self, ordinal: int, item_id: str, *, available: bool) -> int:
         """Makes the item live, in the slot that it has or in a new one, and returns the slot."""
@@ -64,4 +83,6 @@ class Placement:
 
     def _reserve(self, ordinals: int) -> None:
         if ordinals > len(self._slot_of):
-            self._slot_of = longer(self._slot_of, max(ordinals, grown(len(self._slot_of))))
+            length = max(ordinals, grown(len(self._slot_of)))
+            self._changed_at = longer(self._changed_at, length)
+            self._slot_of = longer(self._slot_of, length)

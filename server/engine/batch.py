@@ -98,13 +98,17 @@ class BatchComputer:
         return True
 
     def _ask(self, query: Query, release: Release, started: float) -> _Asked:
-        answer = Answer(release.release_id, queue_us=int((started - query.arrived) * 1e6))
+        answer = Answer(release.release_id, release.popularity, queue_us=int((started - query.arrived) * 1e6))
         asked = _Asked(query, answer)
         match query.subject:
             case ForPerson(_, history) | ForHistory(history):
                 asked.history = history
-            case ForVector(vector):
-                asked.vector = vector
+            case ForVector(vector, release_id):
+                # Again, after the edge: another release may have been made live meanwhile.
+                if release_id not in (None, release.release_id) or len(vector) != release.index.matrix.dim:
+                    query.future.set_exception(FailedPrecondition(other_release(release.release_id, release_id)))
+                else:
+                    asked.vector = vector
             case ForNobody(why):
                 answer.fallback = why
             case ForItem(ordinal):
@@ -114,7 +118,7 @@ class BatchComputer:
                         FailedPrecondition("the item has no vector in the live release; upsert it with text or a vector")
                     )
         if query.exclude_seen and asked.history is not None:
-            answer.seen = np.unique(asked.history.ordinals).astype(np.int64)
+            answer.seen = release.seen(asked.history)
         return asked
 
     def _find_vectors(self, asked: list[_Asked], release: Release) -> float:
@@ -215,14 +219,21 @@ class BatchComputer:
     def _fall_back(self, asked: Sequence[_Asked], release: Release) -> None:
         for one in asked:
             query = one.query
-            if query.filter is not None and query.ranking is not None:
+            if query.filter is not None and query.score is None:
                 exclude = np.concatenate([query.exclude, one.answer.seen])
-                one.answer.popular = release.first_permitted(query.filter, query.ranking, query.limit, exclude)
+                ranking = release.popularity.ranking
+                one.answer.popular = release.first_permitted(query.filter, ranking, query.limit, exclude)
 
     def _score(self, asked: Sequence[_Asked], release: Release) -> None:
         for one in asked:
             if one.query.score is not None and one.vector is not None:
                 one.answer.scores = release.score(one.vector, one.query.score)
+
+
+def other_release(live: str, given: str | None) -> str:
+    """Why a vector of another release is refused."""
+    made = f"not {given!r}" if given is not None else "of another kind than the one before"
+    return f"the live release is {live}, {made}; compute the vector with its towers"
 
 
 def _is_fresh(stored: UserVector | None, history: History) -> bool:

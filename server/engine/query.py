@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from index.filters.filter import Filter
 from index.items import Candidates
+from server.catalogue.popularity import Popularity
 from server.users.histories import History
 
 
@@ -34,6 +35,7 @@ class ForVector(NamedTuple):
     """A vector that was computed elsewhere."""
 
     vector: NDArray[np.float32]  # (D,) float32, unit length
+    release_id: str | None = None  # the release whose towers made it, if the caller says so
 
 
 class ForItem(NamedTuple):
@@ -65,11 +67,12 @@ class Answer:
     """The result of one query."""
 
     release_id: str
+    popularity: Popularity | None = None  # as the release says
     candidates: Candidates | None = None  # of a search; None with a fallback
     scores: NDArray[np.float32] | None = None  # (n,) float32 of `Query.score`, NaN for an item without vector
     seen: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # ordinals ruled out as seen
     fallback: Fallback | None = None
-    popular: NDArray[np.int64] | None = None  # with a fallback and a filter: ordinals of `Query.ranking` that may be returned
+    popular: NDArray[np.int64] | None = None  # with a fallback and a filter: the most popular ordinals that may be returned
     stale: bool = False
     computed_us: int | None = None  # when the user vector was computed; None if it came with the request
     events_behind: int = 0
@@ -92,5 +95,4 @@ class Query:
     score: NDArray[np.int64] | None = None  # ordinals to score
     filter: Filter | None = None
     exact: bool = False  # compare with every item that may be returned, whatever the index is
-    ranking: NDArray[np.int64] | None = None  # ordinals, best first, to answer a filtered query from if there is no vector
     future: Future[Answer] = field(default_factory=Future)

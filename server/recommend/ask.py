@@ -16,8 +16,16 @@ from server.journal.events import Person
 from server.recommend.preferences import Preferences, are_alike
 from server.users.histories import History
 
-Who = Person | History | NDArray[np.float32]
-"""A person, a history that came with the request, or a (D,) float32 unit vector."""
+
+class Given(NamedTuple):
+    """A vector that came with the request."""
+
+    vector: NDArray[np.float32]  # (D,) float32, unit length
+    release_id: str | None = None  # the release whose towers made it, if the caller says so
+
+
+Who = Person | History | Given
+"""A person, or a history or a vector that came with the request."""
 
 
 class Degraded(Enum):

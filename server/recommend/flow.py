@@ -12,9 +12,9 @@ from index.filters.filter import Filter
 from server.catalogue.catalogue import Catalogue
 from server.engine.engine import Engine, Steps
 from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForNobody, ForPerson, ForVector, Query, Subject
-from server.errors import DeadlineExceeded, FailedPrecondition, NotFound
+from server.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from server.journal.events import Person
-from server.recommend.ask import Ask, Degraded, Ranked, Skip, Started, Who, merged
+from server.recommend.ask import Ask, Degraded, Given, Ranked, Skip, Started, Who, merged
 from server.releases.release import Release
 from server.users.directory import Purpose
 from server.users.histories import History
@@ -22,6 +22,7 @@ from server.users.people import People
 from server.waiting import result_of
 
 _LATE = "no answer within the deadline"
+_SWAPS_MAX = 3  # changes of the live release during one call
 
 
 class Recommender:
@@ -68,6 +69,18 @@ class Recommender:
 
         return Started(submit(ask.filter), submit(ask.favoured) if ask.favoured is not None else None)
 
+    async def together(self, asks: Sequence[Ask], deadline: float) -> list[Ranked]:
+        """The answers to several asks, all from one release.
+
+        Raises Unavailable if the live release changes again and again meanwhile.
+        """
+        for _ in range(_SWAPS_MAX):
+            started = [self.start(ask, deadline) for ask in asks]
+            ranked = [await self.finish(ask, one, deadline) for ask, one in zip(asks, started, strict=True)]
+            if len({one.answer.release_id for one in ranked}) == 1:
+                return ranked
+        raise Unavailable("the live release changed while the call was answered; repeat it")
+
     async def finish(self, ask: Ask, started: Started, deadline: float) -> Ranked:
         """Waits for the answer to a started ask, re-checks and ranks it."""
         ranked = await self._finish(ask, started, deadline)
@@ -82,6 +95,8 @@ class Recommender:
         if ranked is None or ask.preferences is None or started.favoured is None:
             return ranked
         favoured = self.rank(ask, await result_of(started.favoured, deadline, late=_LATE), final=final)
+        if favoured is not None and favoured.answer.release_id != ranked.answer.release_id and not final:
+            return None  # another release was made live in between
         return merged(ask, ranked, favoured, self._catalogue) if favoured is not None else None
 
     def rank(self, ask: Ask, answer: Answer, *, final: bool = False) -> Ranked | None:
@@ -89,7 +104,7 @@ class Recommender:
         degraded = [Degraded.STALE_VECTOR] if answer.stale else []
         if answer.candidates is None:
             exclude = np.concatenate([self._catalogue.ordinals(ask.exclude_item_ids), answer.seen])
-            item_ids, scores = self._catalogue.popular(ask.limit, exclude, answer.popular)
+            item_ids, scores = self._catalogue.popular(ask.limit, exclude, answer.popular, answer.popularity)
             if ask.preferences is not None:
                 item_ids, scores = ask.preferences.without_disliked(item_ids, scores, self._catalogue)
             if answer.popular is not None and len(item_ids) < len(answer.popular) and not final:
@@ -129,7 +144,7 @@ class Recommender:
         item = self._catalogue.get(item_id)
         if item is None:
             raise NotFound(f"item_id: no item {item_id!r} is in the catalogue")
-        ask = Ask(np.zeros(0, dtype=np.float32), limit, [*exclude_item_ids, item_id])
+        ask = Ask(Given(np.zeros(0, dtype=np.float32)), limit, [*exclude_item_ids, item_id])
         exclude = self._catalogue.ordinals(ask.exclude_item_ids)
         subject = ForItem(item.ordinal)
         for final in (False, True):
@@ -190,7 +205,8 @@ class Recommender:
             subject = ForNobody(subject)  # what passes the filter is known to the engine alone
         if isinstance(subject, Fallback):
             nobody: Future[Answer] = Future()
-            nobody.set_result(Answer(self._release().release_id, fallback=subject))
+            release = self._release()
+            nobody.set_result(Answer(release.release_id, release.popularity, fallback=subject))
             return nobody
         return self._engine.ask(
             Query(
@@ -204,14 +220,13 @@ class Recommender:
                 score=score,
                 filter=filter,
                 exact=exact,
-                ranking=self._catalogue.ranking if filter is not None else None,
             )
         )
 
     def _identify(self, who: Who) -> Subject | Fallback:
         """The subject for the engine, or why there is none. Without consent nothing that is known of a person is looked at."""
         if not isinstance(who, Person):
-            return ForHistory(who) if isinstance(who, History) else ForVector(who)
+            return ForHistory(who) if isinstance(who, History) else ForVector(*who)
         directory = self._people.directory
         if not directory.may_person(who, Purpose.PERSONALISATION):
             return Fallback.NO_CONSENT

@@ -1,7 +1,8 @@
 """Where an item's vector comes from in a release."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from index.bundle import Bundle
 from server.journal.items import ItemContent
+from server.releases.item_rows import ItemRows
 
 _ROWS_AT_ONCE = 1024
 
@@ -22,13 +24,25 @@ class ItemVectors:
     An item with none of these has no vector.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, rows: ItemRows | None = None) -> None:
+        """rows: where the bundle's items are, if that is known; else it is looked up here."""
+        ids, texts, categories = (bundle.items.column(name) for name in ("item_id", "text", "categories"))
+        rows = ItemRows.of(ids) if rows is None else rows
         self._bundle = bundle
-        self._row = {item_id: row for row, item_id in enumerate(bundle.item_ids)}
-        self._texts: list[str] = bundle.items.column("text").to_pylist()
-        self._categories: list[list[str]] = bundle.items.column("categories").to_pylist()
+        self._row_of: Callable[[str], int | None] = lambda item_id: rows.find(item_id, ids)
+        self._text_of: Callable[[int], str] = lambda row: texts[row].as_py()
+        self._categories_of: Callable[[int], list[str]] = lambda row: categories[row].as_py()
+        self.rows = rows
         self.encoder_sha256 = bundle.manifest.text.encoder_sha256
         self.text_dim = bundle.manifest.text.dim
+
+    def in_bulk(self) -> "ItemVectors":
+        """The same for very many items: quicker for each, after all of the bundle's items were looked at once."""
+        bulk = copy(self)
+        ids, texts, categories = (self._bundle.items.column(name).to_pylist() for name in ("item_id", "text", "categories"))
+        bulk._row_of = {item_id: row for row, item_id in enumerate(ids)}.get
+        bulk._text_of, bulk._categories_of = texts.__getitem__, categories.__getitem__
+        return bulk
 
     def text_to_encode(self, content: ItemContent) -> str | None:
         """What the text encoder must read before the vector can be computed; None if nothing."""
@@ -80,7 +94,7 @@ class ItemVectors:
             if content.text_embedding is not None and content.encoder_sha256 == self.encoder_sha256:
                 text[place] = np.frombuffer(content.text_embedding, dtype="<f4")
                 known[place] = True
-            row = self._row.get(content.item_id)
+            row = self._row_of(content.item_id)
             if row is not None and bundle.item_residuals is not None:
                 residual[place] = bundle.item_residuals[row]
                 known[place] = True
@@ -91,8 +105,8 @@ class ItemVectors:
 
     def _bundle_row(self, content: ItemContent) -> int | None:
         """The bundle's row of the item, if the bundle made its vector of the same text and categories."""
-        row = self._row.get(content.item_id)
+        row = self._row_of(content.item_id)
         if row is None or (content.embedding_given and content.encoder_sha256 == self.encoder_sha256):
             return None
-        same = self._texts[row] == content.text and self._categories[row] == json.loads(content.categories)
+        same = self._text_of(row) == content.text and self._categories_of(row) == json.loads(content.categories)
         return row if same else None

@@ -13,12 +13,15 @@ from index.filters.values import group
 from server.catalogue.attributes import filterable, from_bundle, to_json
 from server.catalogue.catalogue import Catalogue, as_catalogue_item
 from server.catalogue.placement import Placement
+from server.catalogue.popularity import Popularity
 from server.catalogue.text_worker import TextWorker
 from server.config import Index
 from server.journal.database import JournalFile
 from server.journal.items import ItemContent, StoredItem, is_seeded, keep_embeddings, load_items, seed_items
+from server.releases.item_vectors import ItemVectors
 from server.releases.live_index import QUERIES, LiveIndex
 from server.releases.release import Release
+from server.releases.releases import Made, Releases
 from server.users.history_loading import ItemPlaces
 from server.users.intake import now_us
 from server.users.people import People
@@ -73,18 +76,20 @@ def load_views(
         stored_vectors=user_vectors.some,
         wake=wake,
     )
-    release = Release(bundle, placement, people.type_names, user_vectors, live_index, device=device)
+    popularity = Popularity(*popularity_of(bundle, items))
+    release = Release(bundle, placement, people.type_names, user_vectors, live_index, popularity, device=device)
     by_id = {item.content.item_id: item for item in items}
     people.load(file.connection, item_places(items), published=file.head)
     placed = [item for item in items if item.removed_at is None or people.references(item.ordinal)]
-    contents = _encode_texts(file, release, texts, placed)
-    has_vector, vectors = release.item_vectors.compute(contents)
-    _place(release, placed, has_vector, vectors)
+    item_vectors = release.item_vectors.in_bulk()
+    contents = _encode_texts(file, item_vectors, texts, placed)
+    has_vector, vectors = item_vectors.compute(contents)
+    _place(release, placed, Made(has_vector, vectors))
     if live_index.rebuild is not None:
         _encode_some_people(release, people)
     live_index.prepare()
-    catalogue = _catalogue(bundle, items, placed, has_vector)
-    _report(bundle, catalogue, by_id, people)
+    catalogue = _catalogue(items, popularity)
+    _report(release, catalogue, by_id, people)
     return catalogue, release
 
 
@@ -100,10 +105,12 @@ def _bundle_items(bundle: Bundle) -> Iterator[tuple[ItemContent, float]]:
         yield content, row["popularity"]
 
 
-def _encode_texts(file: JournalFile, release: Release, worker: TextWorker | None, items: list[StoredItem]) -> list[ItemContent]:
+def _encode_texts(
+    file: JournalFile, vectors: ItemVectors, worker: TextWorker | None, items: list[StoredItem]
+) -> list[ItemContent]:
     """The contents of the items, with embeddings of those texts that only the text encoder can turn into vectors."""
     contents = [item.content for item in items]
-    texts = [(place, text) for place, content in enumerate(contents) if (text := release.item_vectors.text_to_encode(content))]
+    texts = [(place, text) for place, content in enumerate(contents) if (text := vectors.text_to_encode(content))]
     if not texts or worker is None:
         return contents
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
@@ -111,18 +118,19 @@ def _encode_texts(file: JournalFile, release: Release, worker: TextWorker | None
         _log.info("encoding the texts of items that the bundle did not see: %d of %d", start, len(texts))
         embeddings = worker.encode([text for _, text in part])
         for (place, _), embedding in zip(part, embeddings, strict=True):
-            contents[place] = release.item_vectors.with_embedding(contents[place], embedding)
+            contents[place] = vectors.with_embedding(contents[place], embedding)
     # What a caller sent is kept as it is: a release with its encoder may come back.
     own = [place for place, _ in texts if not items[place].content.embedding_given]
     keep_embeddings(file, [(items[place].ordinal, contents[place]) for place in own])
     return contents
 
 
-def _place(release: Release, items: list[StoredItem], has_vector: NDArray[np.bool_], vectors: NDArray[np.float32]) -> None:
+def _place(release: Release, items: list[StoredItem], made: Made) -> None:
     attributes = group([filterable(item.content.attributes, item.content.categories) for item in items])
     placed = [(item.ordinal, item.content.item_id, item.available) for item in items]
-    release.put_items(placed, has_vector, vectors, attributes)
-    release.withdraw_items([item.content.item_id for item in items if item.removed_at is not None])
+    releases = Releases(release)
+    releases.put_items(placed, {release: made}, attributes)
+    releases.withdraw_items([item.content.item_id for item in items if item.removed_at is not None])
 
 
 def _encode_some_people(release: Release, people: People) -> None:
@@ -135,25 +143,24 @@ def _encode_some_people(release: Release, people: People) -> None:
             release.user_vectors.put(key, UserVector(vector, history.version, history.counted, history.generation, now_us()))
 
 
-def _catalogue(bundle: Bundle, items: list[StoredItem], placed: list[StoredItem], has_vector: NDArray[np.bool_]) -> Catalogue:
+def popularity_of(bundle: Bundle, items: list[StoredItem]) -> tuple[NDArray[np.float64], dict[str, float]]:
+    """What the bundle says of all ordinals, (n,) float64, and of its items that are not in the journal."""
     in_bundle = dict(zip(bundle.item_ids, bundle.items.column("popularity").to_pylist(), strict=True))
+    popularity = np.zeros(max((item.ordinal for item in items), default=-1) + 1)
+    for item in items:
+        popularity[item.ordinal] = in_bundle.pop(item.content.item_id, item.popularity)
+    return popularity, in_bundle
+
+
+def _catalogue(items: list[StoredItem], popularity: Popularity) -> Catalogue:
     ids = [""] * (max((item.ordinal for item in items), default=-1) + 1)
-    popularity = np.zeros(len(ids))  # by ordinal, float64
     for item in items:
         ids[item.ordinal] = item.content.item_id
-        popularity[item.ordinal] = in_bundle.get(item.content.item_id, item.popularity)
-    live = [
-        as_catalogue_item(item, popularity=float(popularity[item.ordinal]), searchable=bool(searchable))
-        for item, searchable in zip(placed, has_vector, strict=True)
-        if item.removed_at is None
-    ]
     catalogue = Catalogue()
-    known = set(ids)
     catalogue.load(
-        live,
+        [as_catalogue_item(item) for item in items if item.removed_at is None],
         ids,
         popularity,
-        {item_id: one for item_id, one in in_bundle.items() if item_id not in known},
         {item.content.item_id: (item.ordinal, item.removed_at) for item in items if item.removed_at is not None},
     )
     return catalogue
@@ -168,13 +175,15 @@ def item_places(items: list[StoredItem]) -> ItemPlaces:
     return ItemPlaces({item.content.item_id: item.ordinal for item in items}, removed_at)
 
 
-def _report(bundle: Bundle, catalogue: Catalogue, by_id: dict[str, StoredItem], people: People) -> None:
-    absent = sum(1 for item_id in bundle.item_ids if item_id not in by_id)
-    if absent == len(bundle.item_ids) and by_id:
+def _report(release: Release, catalogue: Catalogue, by_id: dict[str, StoredItem], people: People) -> None:
+    item_ids = release.bundle.item_ids
+    absent = sum(1 for item_id in item_ids if item_id not in by_id)
+    if absent == len(item_ids) and by_id:
         _log.error("none of the bundle's items are in the catalogue: does the data directory belong to another bundle?")
     elif absent:
         _log.warning("%d of the bundle's items are not in the catalogue and stay out; UpsertItems adds them", absent)
-    without = sum(1 for item_id in by_id if (item := catalogue.get(item_id)) and not item.searchable)
+    slots = release.placement.slots
+    without = int(np.count_nonzero(slots.live & ~release.index.matrix.holds(slice(0, len(slots.live)))))
     if without:
         _log.warning("%d items of the catalogue have no vector in this release and cannot be found", without)
     _log.info("%d items, %d people", len(catalogue), len(people))

@@ -1,4 +1,4 @@
-"""A live release: a user tower, an item tower and an index that belong together."""
+"""A release: a user tower, an item tower and an index that belong together."""
 
 from collections.abc import Generator, Sequence
 
@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from index.bundle import Bundle, tower_module
 from index.filters.filter import Filter
-from index.filters.values import Grouped
 from server.catalogue.placement import Placement
+from server.catalogue.popularity import Popularity
+from server.releases.item_rows import ItemRows
 from server.releases.item_vectors import ItemVectors
 from server.releases.live_index import LiveIndex
 from server.releases.ranked import first_permitted
@@ -20,8 +21,8 @@ from server.users.vectors import UserVectors
 class Release:
     """Everything that makes the vectors of one answer. The engine's thread owns it, except for what is read only.
 
-    Read only: `release_id`, `bundle`, `item_vectors`, `has_user_tower`; any thread may read `user_vectors`. `live_index` holds
-    `index` and looks after it.
+    Read only: `release_id`, `bundle`, `item_vectors`, `has_user_tower`; any thread may read `user_vectors` and `popularity`.
+    `live_index` holds `index` and looks after it. Slots and attributes are the tenant's, and one for all its releases.
     """
 
     def __init__(
@@ -31,9 +32,12 @@ class Release:
         type_names: Sequence[str],
         user_vectors: UserVectors,
         live_index: LiveIndex,
+        popularity: Popularity,
         *,
         device: str,
+        rows: ItemRows | None = None,
     ) -> None:
+        """rows: where the bundle's items are, if that is known; else it is looked up here."""
         manifest = bundle.manifest
         self.bundle = bundle
         self.release_id = bundle.release_id
@@ -41,19 +45,29 @@ class Release:
         self.user_vectors = user_vectors
         self.live_index = live_index
         self.index = live_index.items
-        self._placement = placement
-        self.item_vectors = ItemVectors(bundle)
+        self.placement = placement
+        self.popularity = popularity
+        self.item_vectors = ItemVectors(bundle, rows)
         self.has_user_tower = bundle.user_program is not None
         self._user_tower = tower_module(bundle.user_program, device) if bundle.user_program is not None else None
         self._history_length = manifest.history_length or 0
         self._time_features = manifest.time_features
-        # The tower's code of each type that histories have: (types,) int64, 0 for one that this release does not know.
-        codes = [manifest.event_types.get(name, 0) for name in type_names]
-        self._type_codes = np.array(codes, dtype=np.int64)
+        self.know_types(type_names)
+
+    def know_types(self, names: Sequence[str]) -> None:
+        """The types that histories have from now on; more may be added behind. Any thread, before a history has a new one."""
+        known = self.bundle.manifest.event_types
+        # The tower's code of each: (types,) int64, 0 for one that this release does not know.
+        self._type_codes: NDArray[np.int64] = np.array([known.get(name, 0) for name in names], dtype=np.int64)
+
+    def seen(self, history: History) -> NDArray[np.int64]:
+        """The items of a history's events of types that this release knows, whether they have vectors or not: (n,) int64."""
+        known = self._type_codes[history.types] > 0
+        return np.unique(history.ordinals[known]).astype(np.int64)
 
     def slots_of(self, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
         """Slots of those of the ordinals that have one: (n,) int64 -> (<= n,) int64."""
-        slots = self._placement.slots_of(ordinals)
+        slots = self.placement.slots_of(ordinals)
         return slots[slots >= 0]
 
     def counts(self, history: History) -> bool:
@@ -90,14 +104,14 @@ class Release:
 
     def item_vector(self, ordinal: int) -> NDArray[np.float32] | None:
         """The vector of an item, live or removed: (D,) float32; None if it has none."""
-        slots = self._placement.slots_of(np.array([ordinal]))
+        slots = self.placement.slots_of(np.array([ordinal]))
         if slots[0] < 0 or not self.index.matrix.holds(slots)[0]:
             return None
         return self.index.matrix.read(slots)[0].cpu().numpy()
 
     def score(self, vector: NDArray[np.float32], ordinals: NDArray[np.int64]) -> NDArray[np.float32]:
         """Cosines of a (D,) user vector and the items' vectors: (n,) float32, NaN where an item has none."""
-        slots = self._placement.slots_of(ordinals)
+        slots = self.placement.slots_of(ordinals)
         held = (slots >= 0) & self.index.matrix.holds(slots)
         scores = np.full(len(ordinals), np.nan, dtype=np.float32)
         if held.any():
@@ -112,27 +126,33 @@ class Release:
 
         ranking, exclude: ordinals, (n,) int64. Returns (<= limit,) int64 in the ranking's order.
         """
-        return first_permitted(self.index, self._placement, filter_, ranking, limit, exclude)
+        return first_permitted(self.index, self.placement, filter_, ranking, limit, exclude)
 
-    def put_items(
-        self,
-        items: list[tuple[int, str, bool]],
-        has_vector: NDArray[np.bool_],
-        vectors: NDArray[np.float32],
-        attributes: Grouped,
-    ) -> None:
-        """Places items, given as (ordinal, id, available), with their vectors, (n,) bool, (n, D) float32, and attributes.
+    def can_find(self, ordinal: int) -> bool:
+        """Whether the item has a vector. Any thread may ask."""
+        slots = self.placement.slots_of(np.array([ordinal]))
+        return bool(slots[0] >= 0 and self.index.matrix.holds(slots)[0])
 
-        attributes: those of all items, in order, grouped by the caller: this thread only writes them.
-        An item without vector cannot be found. If an item occurs twice the last one counts. Found once it is settled.
-        """
-        last = sorted({ordinal: place for place, (ordinal, _, _) in enumerate(items)}.values())
-        placed = [self._placement.place(items[place][0], items[place][1], available=items[place][2]) for place in last]
-        slots = np.array(placed, dtype=np.int64)
-        has_vector, vectors = has_vector[last], vectors[last]
-        self._placement.slots.columns.write(slots, attributes, np.array(last, dtype=np.int64))
+    def searchable_count(self) -> int:
+        """How many items have a vector and are available. Any thread may ask."""
+        available, held = self.placement.slots.available, self.index.matrix.has_vector  # either may be longer
+        known = min(len(available), len(held))
+        return int(np.count_nonzero(available[:known] & held[:known]))
+
+    def set_vectors(self, slots: NDArray[np.int64], has_vector: NDArray[np.bool_], vectors: NDArray[np.float32]) -> None:
+        """Gives each slot its vector, or none: (n,) int64 each once, (n,) bool, (n, D) float32. Found once it is settled."""
         self.index.clear_vectors(slots[~has_vector])
         self.index.set_vectors(slots[has_vector], vectors[has_vector])
+
+    def bring(
+        self, ordinals: NDArray[np.int64], has_vector: NDArray[np.bool_], vectors: NDArray[np.float32], *, made_at: int
+    ) -> None:
+        """`set_vectors` for what took longer to compute: only for items whose content is still that of `made_at`.
+
+        made_at: `Placement.changes` when the content that the vectors were made of was the items'. ordinals: each once.
+        """
+        still = self.placement.unchanged(ordinals, made_at)
+        self.set_vectors(self.placement.slots_of(ordinals[still]), has_vector[still], vectors[still])
 
     def settle(self) -> Generator[None]:
         """Brings the index up to date with all changes until now, in short steps; then every search finds them."""
@@ -141,32 +161,10 @@ class Release:
             yield
             self.index.settle()
 
-    def withdraw_items(self, item_ids: list[str]) -> None:
-        """Ends the life of items; their vectors stay readable for histories. No later search returns them."""
-        slots = np.array([self._placement.withdraw(item_id) for item_id in item_ids], dtype=np.int64)
-        slots = slots[slots >= 0]
-        self._placement.slots.columns.clear(slots)
-        self.index.changed(slots)
-
-    def free_items(self, ordinals: Sequence[int]) -> None:
-        """Gives back the slots of removed items that no history refers to any more; live items keep theirs."""
-        slots = np.array([self._placement.free(ordinal) for ordinal in ordinals], dtype=np.int64)
-        self.index.clear_vectors(slots[slots >= 0])
-
-    def set_available(self, changes: list[tuple[str, bool]]) -> None:
-        """Marks live items as available or not. No later search returns one that is not; others are found once settled."""
-        slots = []
-        for item_id, available in changes:
-            slot = self._placement.slots.slot(item_id)
-            if slot >= 0:
-                self._placement.slots.available[slot] = available
-                slots.append(slot)
-        self.index.changed(np.array(slots, dtype=np.int64))
-
     def _read(self, history: History) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """What the tower reads of a history: slots, type codes, times in microseconds; parallel, oldest first."""
         codes = self._type_codes[history.types]
-        slots = self._placement.slots_of(history.ordinals)
+        slots = self.placement.slots_of(history.ordinals)
         counts = (codes > 0) & (slots >= 0)
         counts[counts] = self.index.matrix.holds(slots[counts])
         kept = np.flatnonzero(counts)[-self._history_length :]

@@ -33,7 +33,7 @@ def warm_up(release: Release, texts: TextWorker | None) -> None:
     started = time.monotonic()
     if texts is not None:
         _warm_up_texts(release, texts)
-    ordinals = np.arange(min(len(release.bundle.item_ids), release.bundle.manifest.history_length or 0), dtype=np.int32)
+    ordinals = np.arange(min(release.bundle.items.num_rows, release.bundle.manifest.history_length or 0), dtype=np.int32)
     history = History(
         ordinals=ordinals + 1,
         types=np.zeros(len(ordinals), dtype=np.int16),

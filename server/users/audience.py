@@ -174,10 +174,7 @@ class Audience:
             raise ResourceExhausted(f"{_CALLS_MAX} calls that look for people are in flight; repeat this one later")
         self.calls += 1
         try:
-            release = self._release()
-            if not release.has_user_tower:
-                raise FailedPrecondition("the live release has no user tower: nobody has a vector")
-            await self._freshen(deadline)
+            release = await self._fresh_release(deadline)
             query = vector(release)
             scan = await self._call(lambda: Scan(release.user_vectors, query(), min_score), deadline)
             while not await self._call(scan.step, deadline):
@@ -188,6 +185,16 @@ class Audience:
                 yield Part(people, scores, release.release_id, scan.compared)
         finally:
             self.calls -= 1
+
+    async def _fresh_release(self, deadline: float) -> Release:
+        """The live release, once the vectors of all who wait are computed in it. A scan stays with it, come what may."""
+        while True:
+            release = self._release()
+            if not release.has_user_tower:
+                raise FailedPrecondition("the live release has no user tower: nobody has a vector")
+            await self._freshen(deadline)
+            if release is self._release():  # else what was computed is in another
+                return release
 
     async def _freshen(self, deadline: float) -> None:
         """Computes the vectors of all who wait now; those before are in by then, too."""

@@ -8,7 +8,7 @@ from server.engine.engine import Engine
 from server.journal.events import Person
 from server.journal.people import Decided, LinkPeople, Pair, SetConsent, SetProfile, UnlinkPeople
 from server.journal.writer import JournalWriter
-from server.releases.release import Release
+from server.releases.releases import Releases
 from server.users.admission import Erased
 from server.users.directory import Decision
 from server.users.people import People
@@ -32,7 +32,7 @@ class PeopleChanges:
         people: People,
         refresher: Refresher,
         engine: Engine,
-        release: Callable[[], Release],
+        releases: Releases,
         erased: Erased,
         clock_us: Callable[[], int],
     ) -> None:
@@ -40,7 +40,7 @@ class PeopleChanges:
         self._people = people
         self._refresher = refresher
         self._engine = engine
-        self._release = release
+        self._releases = releases
         self._erased = erased
         self._clock_us = clock_us
 
@@ -87,8 +87,7 @@ class PeopleChanges:
         if not keys:
             return
         self._refresher.drop(keys)
-        release = self._release()
-        self._engine.call(lambda: release.user_vectors.drop(keys))
+        self._engine.call(lambda: self._releases.drop_people(keys))
         for key in keys:
             if self._people.directory.parent(key) is None and not self._people.is_erased(key):
                 self._refresher.mark(key)

@@ -16,7 +16,7 @@ from server.journal.removal import STORES
 from server.journal.scrub import Scrubbed, list_backups, scrub_backups
 from server.journal.tombstones import Tombstones
 from server.journal.writer import JournalWriter
-from server.releases.release import Release
+from server.releases.releases import Releases
 from server.users.changes import PeopleChanges
 from server.users.people import People
 
@@ -57,7 +57,7 @@ class Erasure:
         people: People,
         changes: PeopleChanges,
         engine: Engine,
-        release: Callable[[], Release],
+        releases: Releases,
         tombstones: Tombstones,
         config: Config,
         clock_us: Callable[[], int],
@@ -67,7 +67,7 @@ class Erasure:
         self._people = people
         self._changes = changes
         self._engine = engine
-        self._release = release
+        self._releases = releases
         self._tombstones = tombstones
         self._retry_us = config.journal.event_id_days * DAY_US
         self._scrubs = config.erasure.backups == "scrub"
@@ -133,8 +133,7 @@ class Erasure:
 
     def _forget(self, erased: Erased, events: Sequence[HeldEvent]) -> _InMemory:
         """For the thread that writes, once the journal holds them no more."""
-        vectors = self._release().user_vectors
-        held = sum(vectors.get(key) is not None for key in erased.keys)
+        held = sum(key in release.user_vectors for release in self._releases.held for key in erased.keys)
         before = self._people.in_memory
         keys = self._people.erased(list(zip(erased.people, erased.keys, strict=False)), events)
         self._changes.outdated(keys)

@@ -1,7 +1,7 @@
 """Everything held about a person, as lines of JSON."""
 
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ import apsw
 from server.journal.database import open_reader
 from server.journal.events import USER
 from server.releases.release import Release
+from server.releases.releases import Releases
 from server.users.directory import Directory, Purpose
 
 _EVENTS_AT_ONCE = 1_000
 
 
-def held_about(path: Path, directory: Directory, key: int, release: Callable[[], Release]) -> Generator[str, None, None]:
+def held_about(path: Path, directory: Directory, key: int, releases: Releases) -> Generator[str, None, None]:
     """Lines of JSON about a person and all ids linked to them, a few hundred at a time. For a thread that may wait.
 
     path: the journal, which is read by short transactions, so that no writer and no erasure waits for a slow caller. If the
@@ -31,7 +32,8 @@ def held_about(path: Path, directory: Directory, key: int, release: Callable[[],
         yield _lines(_decisions(connection, names))
         yield _lines(_profiles(connection, names))
         yield from _events(connection, names)
-        yield _lines(_vectors(keys, names, release()))
+        for release in releases.held:
+            yield _lines(_vectors(keys, names, release))
     finally:
         connection.close()
 

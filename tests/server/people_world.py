@@ -88,7 +88,7 @@ class World:
     def upsert(self, item_id: str) -> None:
         def publish(outcomes: Sequence[UpsertOutcome]) -> None:
             for outcome in outcomes:
-                self.catalogue.put(outcome.stored, searchable=True)
+                self.catalogue.put(outcome.stored)
                 self.people.item_came_in(outcome.stored.content.item_id, outcome.stored.ordinal)
 
         self.write(UpsertItems([ItemContent(item_id)], publish))

@@ -21,6 +21,7 @@ from towerbridge import v1
 from index.bundle import load_text_encoder
 from server.catalogue.attributes import from_bundle, from_wire, to_json, to_wire
 from server.catalogue.catalogue import Catalogue, CatalogueItem, as_catalogue_item
+from server.catalogue.popularity import Popularity
 from server.catalogue.text_worker import TextWorker
 from server.errors import DeadlineExceeded, Unavailable
 from server.journal.items import ItemContent, StoredItem
@@ -37,8 +38,8 @@ def stored(ordinal: int, *, popularity: float = 0.0, available: bool = True, nam
 def loaded(*popularities: float) -> Catalogue:
     """A catalogue of i1, i2, … with these popularities; ordinals count from 1, as SQLite gives them."""
     catalogue = Catalogue()
-    items = [as_catalogue_item(stored(n, popularity=p), popularity=p, searchable=True) for n, p in enumerate(popularities, 1)]
-    catalogue.load(items, ["", *(item.item_id for item in items)], np.array([0.0, *popularities]))
+    items = [as_catalogue_item(stored(n, popularity=p)) for n, p in enumerate(popularities, 1)]
+    catalogue.load(items, ["", *(item.item_id for item in items)], Popularity(np.array([0.0, *popularities])))
     return catalogue
 
 
@@ -73,7 +74,7 @@ def test_excluded_unavailable_and_removed_items_are_left_out_of_the_popular():
 def test_newcomers_come_last_in_the_order_of_arrival_however_many_there_are():
     catalogue = loaded(1, 2)
     for ordinal in range(3, 5000):
-        catalogue.put(stored(ordinal, available=ordinal != 4), searchable=True)
+        catalogue.put(stored(ordinal, available=ordinal != 4))
     assert catalogue.popular(4, NONE)[0] == ["i2", "i1", "i3", "i5"]
     everything = catalogue.popular(10_000, ordinals(3))[0]
     assert everything == ["i2", "i1", *(f"i{ordinal}" for ordinal in range(5, 5000))]
@@ -82,17 +83,9 @@ def test_newcomers_come_last_in_the_order_of_arrival_however_many_there_are():
 
 def test_an_edit_keeps_an_items_popularity_and_place():
     catalogue = loaded(1, 5)
-    catalogue.put(stored(2), searchable=False)
+    catalogue.put(stored(2))
     assert catalogue.popular(2, NONE)[0] == ["i2", "i1"]
-    item = catalogue.get("i2")
-    assert item is not None and (item.popularity, item.searchable) == (5, False)
-
-
-def test_unavailable_and_unsearchable_items_are_not_counted_as_searchable():
-    catalogue = loaded(1, 1, 1)
-    catalogue.set_available("i1", False)
-    catalogue.put(stored(2), searchable=False)
-    assert catalogue.searchable_count() == 1
+    assert catalogue.popularity.of(2) == 5
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
@@ -180,7 +173,7 @@ def test_a_bundles_columns_lose_only_what_is_empty_or_not_finite():
 
 
 def test_asked_for_attributes_are_none_where_an_item_has_none():
-    item = CatalogueItem(1, "i", "", '["c"]', '{"year":1999}', True, 0.0, True)
+    item = CatalogueItem(1, "i", "", '["c"]', '{"year":1999}', True)
     assert item.attribute_values(["year", "text", "categories", "title"]) == [1999, None, ["c"], None]
     assert item.attribute_values([]) == []
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from index.bundle import Bundle, read_bundle
 from server.catalogue.changes import CatalogueChanges
+from server.catalogue.text_workers import TextWorkers
 from server.engine.batch import BatchComputer
 from server.engine.engine import Engine
 from server.journal.database import open_journal, open_reader
@@ -21,6 +22,7 @@ from server.journal.events import USER, Event, Person
 from server.journal.items import ItemContent
 from server.journal.writer import JournalWriter
 from server.releases.loading import load_views, seed_catalogue
+from server.releases.releases import Releases
 from server.users.admission import Admission
 from server.users.directory import Directory, Purpose
 from server.users.intake import EventIntake
@@ -66,7 +68,7 @@ class Parts:
         self.engine = Engine(computer.answer, background=computer.refresh)
         self.journal = JournalWriter(self.file)
         self.changes = CatalogueChanges(
-            self.journal, self.catalogue, self.people, refresher, self.engine, lambda: self.release, None
+            self.journal, self.catalogue, self.people, refresher, self.engine, Releases(release), TextWorkers()
         )
         admission = Admission(self.people.directory, NobodyErased())
         self.intake = EventIntake(self.journal, self.people, admission, self.catalogue, refresher, self.engine)

@@ -191,6 +191,6 @@ def test_a_text_encoder_of_another_size_is_refused_at_start(
         def close(self) -> None:
             self.closed = True
 
-    monkeypatch.setattr("server.app.TextWorker", Wider)
+    monkeypatch.setattr("server.catalogue.text_workers.TextWorker", Wider)
     with pytest.raises(StartupError, match="gives 17 components, the manifest says 16"):
         start(text_bundle_path, tmp_path / "data")
