@@ -48,13 +48,16 @@ class App:
         torch.set_num_threads(config.engine.threads)
         self.tenants: dict[str, Tenant] = {}
         self._figures = CallFigures()
+        self._not_ready: str | None = "loading"
+        self._metrics: Metrics | None = None
         with ExitStack() as opened:  # closed again if anything below fails
+            self.metrics_port = self._serve_metrics(config, opened)
             self._edge = self._listen(config, opened)  # before anything is written or loaded: another server may be there
             self.port = self._edge.port
             for name, bundle in config.served.items():
-                self.tenants[name] = Tenant(name, bundle, config, clock_us=clock_us, not_serving=self._edge.not_serving)
+                self.tenants[name] = Tenant(name, bundle, config, clock_us=clock_us, not_serving=self._not_serving)
                 opened.callback(self.tenants[name].close)
-            self.metrics_port = self._serve_metrics(config, opened)
+            self._show_figures()
             self._opened = opened.pop_all()
 
     @property
@@ -69,12 +72,14 @@ class App:
         # What was loaded lives as long as the server: a full collection that visits it would stop every request.
         gc.collect()
         gc.freeze()
+        self._not_ready = None
         self._edge.serve({name: Served(one.handlers, one.limits, one.audit) for name, one in self.tenants.items()})
         for tenant in self.tenants.values():
             tenant.wake()
 
     def stop(self) -> None:
         """Drains: takes no new calls, ends those in flight, then writes and closes everything."""
+        self._not_ready = "draining"
         self._edge.stop()
         self._opened.close()
 
@@ -114,13 +119,21 @@ class App:
         return edge
 
     def _serve_metrics(self, config: Config, opened: ExitStack) -> int | None:
+        """First of all, so that whoever probes the process knows that it lives while it loads."""
         if config.metrics.port is None:
             return None
-        metrics = Metrics(
-            self._figures,
-            StagesOfTenants({name: tenant.stages for name, tenant in self.tenants.items()}),
-            *(collector for tenant in self.tenants.values() for collector in tenant.figures()),
-        )
-        port = metrics.start(config.metrics.port, host=config.metrics.host)
-        opened.callback(metrics.stop)
+        self._metrics = Metrics(self._figures, ready=lambda: self._not_ready)
+        port = self._metrics.start(config.metrics.port, host=config.metrics.host)
+        opened.callback(self._metrics.stop)
         return port
+
+    def _show_figures(self) -> None:
+        if self._metrics is not None:
+            self._metrics.add(
+                StagesOfTenants({name: tenant.stages for name, tenant in self.tenants.items()}),
+                *(collector for tenant in self.tenants.values() for collector in tenant.figures()),
+            )
+
+    def _not_serving(self) -> None:
+        self._not_ready = "a part of the server has died; the log says which: restart it"
+        self._edge.not_serving()

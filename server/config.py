@@ -13,6 +13,7 @@ TENANT = "default"
 """The tenant that `bundle` belongs to, and the only one unless there are others in `tenants`."""
 
 PREFIX = "TOWERBRIDGE__"
+NO_BUNDLE = f"bundle: is needed; give --bundle DIR, {PREFIX}BUNDLE or bundle: in --config FILE"
 Positive = Annotated[int, Field(ge=1)]
 TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
@@ -247,7 +248,7 @@ class Config(BaseSettings):
     @model_validator(mode="after")
     def _tenants_are_told_apart(self) -> Self:
         if self.bundle is None and not self.tenants:
-            raise ValueError(f"bundle: is needed; give --bundle DIR, {PREFIX}BUNDLE or bundle: in --config FILE")
+            raise ValueError(NO_BUNDLE)
         if self.bundle is not None and TENANT in self.tenants:
             raise ValueError(f"tenants: {TENANT} is the tenant of bundle; give one of the two")
         if self.tenants and self.security.keys_file is None and len(self.served) > 1:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsError
 
-from server.config import PREFIX, Config, Section
+from server.config import NO_BUNDLE, PREFIX, Config, Section
 from server.errors import StartupError
 
 
@@ -42,8 +42,11 @@ def load_config(file: Path | None, flags: dict[str, Any]) -> Config:
     except SettingsError as error:
         raise StartupError(f"configuration: {error}; set single keys, such as TOWERBRIDGE__LISTEN__PORT=8080") from None
     except ValidationError as error:
-        problems = "; ".join(sorted(map(_problem, error.errors()), key=lambda text: "is needed" in text))
-        raise StartupError(f"configuration: {problems} (see python -m server --help)") from None
+        problems = [*map(_problem, error.errors())]
+        if not {"bundle", "tenants"} & {*flags, *values, *_sections(os.environ)}:
+            problems.append(NO_BUNDLE)  # which is not looked at when a single key is wrong
+        unique = sorted(dict.fromkeys(problems), key=lambda text: "is needed" in text)
+        raise StartupError(f"configuration: {'; '.join(unique)} (see python -m server --help)") from None
 
 
 def _problem(error: ErrorDetails) -> str:
@@ -55,6 +58,11 @@ def _problem(error: ErrorDetails) -> str:
         return f"{key}: no such setting; server/config.example.yaml has them all"
     says = error["msg"].removeprefix("Value error, ")  # pydantic's own word for what a validator of ours raised
     return f"{key}: {says}" if key else says
+
+
+def _sections(environment: Mapping[str, str]) -> set[str]:
+    """What the environment sets, such as "listen"."""
+    return {name.removeprefix(PREFIX).lower().partition("__")[0] for name in environment if name.startswith(PREFIX)}
 
 
 def _check_variables(environment: Mapping[str, str]) -> None:

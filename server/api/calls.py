@@ -61,6 +61,7 @@ class Calls(grpc.GenericRpcHandler):
         self._open: dict[str, _Ready] = {}  # what anybody may call at any time
         self._shared: dict[str, Any] = {}  # handlers that are the same for every tenant
         self._tenants: dict[str, dict[str, _Ready]] = {}
+        self._kinds: dict[str, Kind] = {}  # of the methods that are offered
         self._refused: dict[tuple[str, str], CallRow] = {}
         self._gate: Refusal | None = _LOADING
         self._guard = Guard(self._caller, _DRAINING, _FULL)
@@ -121,6 +122,7 @@ class Calls(grpc.GenericRpcHandler):
     def _ready(self, name: str, handler: Any, role: Role, tenant: str, limits: Limits, audit: AuditLog | None) -> _Ready:
         stream = bool(handler.request_streaming or handler.response_streaming)
         kind: Kind = "bidi_stream" if handler.request_streaming else "server_stream" if stream else "unary"
+        self._kinds[name] = kind
         method = Method(
             name=name,
             tenant=tenant,
@@ -152,7 +154,7 @@ class Calls(grpc.GenericRpcHandler):
         if role is not None:  # else anybody could have figures of any name kept
             row = self._refused.get((tenant, name))
             if row is None:
-                row = self._refused[tenant, name] = self._figures.row(tenant, name, "unary")
+                row = self._refused[tenant, name] = self._figures.row(tenant, name, self._kinds.get(name, "unary"))
             row.done(refusal.code, 0.0)
             if shed is not None:
                 self._figures.shed(tenant, role.value, shed)
