@@ -64,6 +64,13 @@ class IvfSearch:
         self._closed.clear()
         return before
 
+    def give_up(self) -> ListSearch | None:
+        """Searches no lists any more; returns those that were, to let go of."""
+        before, self._searched = self._searched, None
+        self._pending.clear()
+        self._closed.clear()
+        return before
+
     def update(self, slots: NDArray[np.int64]) -> None:
         """See `Search.update`."""
         if self._searched is None or not len(slots):

@@ -84,6 +84,13 @@ class VectorMatrix:
         held[inside] = self.has_vector[slots[inside]]
         return held
 
+    def give_up(self) -> object:
+        """Forgets everything; returns what took the memory, to let go of."""
+        held = self.chunks, self._on_host
+        self.has_vector = self.has_vector[:0]
+        self.chunks, self._on_host = [], []
+        return held
+
     def read_on_host(self, slots: NDArray[np.int64]) -> NDArray[np.float32]:
         """`read` into the host's memory: (n,) int64 -> (n, D) float32. For few rows this is several times faster on a CPU."""
         if len(self._on_host) == 1:

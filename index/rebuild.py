@@ -103,6 +103,17 @@ class Rebuild:
         self._rows_tried = len(self._index.slots) if self._engine.lists is None else len(self._engine.lists)
         self._state = _State.COPYING
 
+    def start_with(self, build: Callable[[], Built]) -> None:
+        """Like `start`, with lists that `build` makes in the thread, of what the index holds then or later.
+
+        Whatever changes from now on is replayed, so it may read while things change, and need not make all rows its own.
+        """
+        if self.running:
+            raise RuntimeError("a rebuild is under way")
+        self._recorded.clear()
+        self._rows_tried = len(self._index.slots)
+        self._run(build)
+
     def adopt(self, built: Built, *, made_for: int) -> None:
         """Puts lists to use that were made of all that may be returned now, from a snapshot for example.
 
@@ -165,32 +176,38 @@ class Rebuild:
         if not any(len(part) for part, _ in self._parts):
             self._end()
             return
-        self._state, self._ended, self._built = _State.BUILDING, False, None
-        arguments = (self._parts, self._queries())
+        parts, queries = self._parts, self._queries()
         self._parts = []
-        self._thread = threading.Thread(target=self._build, args=arguments, name="index-rebuild", daemon=True)
+        self._run(lambda: self._of_copied(parts, queries))
+
+    def _run(self, build: Callable[[], Built]) -> None:
+        self._state, self._ended, self._built = _State.BUILDING, False, None
+        self._thread = threading.Thread(target=self._build, args=(build,), name="index-rebuild", daemon=True)
         self._thread.start()
 
-    def _build(self, parts: list[tuple[NDArray[np.int64], torch.Tensor]], queries: torch.Tensor | None) -> None:
-        """In a thread of its own, on copied rows only."""
+    def _of_copied(self, parts: list[tuple[NDArray[np.int64], torch.Tensor]], queries: torch.Tensor | None) -> Built:
+        slots, rows = np.concatenate([part for part, _ in parts]), torch.cat([part for _, part in parts])
+        parts.clear()
+        if queries is None or not len(queries):
+            some = torch.randint(len(rows), (SAMPLE,), generator=torch.Generator().manual_seed(self._seed))
+            queries = rows.index_select(0, some).to(torch.float32)
+        return build_lists(
+            slots,
+            rows,
+            queries,
+            target=self._target,
+            seed=self._seed,
+            lists=self._list_count,
+            stopping=self._stopping.is_set,
+        )
+
+    def _build(self, build: Callable[[], Built]) -> None:
+        """In a thread of its own."""
         try:
             with suppress(OSError):  # where it is not permitted, the building competes with the searches
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
             faiss.omp_set_num_threads(1)
-            slots, rows = np.concatenate([part for part, _ in parts]), torch.cat([part for _, part in parts])
-            parts.clear()
-            if queries is None or not len(queries):
-                some = torch.randint(len(rows), (SAMPLE,), generator=torch.Generator().manual_seed(self._seed))
-                queries = rows.index_select(0, some).to(torch.float32)
-            self._built = build_lists(
-                slots,
-                rows,
-                queries,
-                target=self._target,
-                seed=self._seed,
-                lists=self._list_count,
-                stopping=self._stopping.is_set,
-            )
+            self._built = build()
         except BuildStopped:
             _log.info("building new lists was given up")
         except Exception:

@@ -19,6 +19,7 @@ from towerbridge.v1 import (
 )
 
 from index.bundle import Bundle, BundleError, read_bundle
+from index.bundle.manifest import read_manifest
 from index.choice import ChoiceError
 from index.gpu.memory import MemoryPlanError
 from server.api.audience import AudienceServicer
@@ -45,7 +46,10 @@ from server.journal.tombstones import open_tombstones
 from server.journal.writer import JournalWriter
 from server.overload.limits import Limits
 from server.recommend.flow import Recommender
+from server.releases.control import ReleaseControl
+from server.releases.load import Parts
 from server.releases.loading import load_views, seed_catalogue
+from server.releases.record import to_serve
 from server.releases.release import Release
 from server.releases.releases import Releases
 from server.releases.warm_up import CHECK, warm_up
@@ -97,8 +101,10 @@ class Tenant:
             self._opened = opened.pop_all()
 
     def _load(self, config: Config, opened: ExitStack) -> None:
+        path, self._previous = to_serve(self.folder, self._bundle_path)
         try:
-            bundle = read_bundle(self._bundle_path)
+            bundle = read_bundle(path)
+            configured = bundle.release_id if path == self._bundle_path else read_manifest(self._bundle_path)[1]
         except BundleError as error:
             raise StartupError(str(error)) from None
         file = self._file = open_journal(self.folder)
@@ -124,7 +130,11 @@ class Tenant:
         computer = self._computer = BatchComputer(self._release, self.people, self._refresher, clock_us=self._clock_us)
         self._engine = Engine(
             computer.answer,
-            background=Turns(lambda: config.users.refresh and computer.refresh(), lambda: self.releases.upkeep()),
+            background=Turns(
+                lambda: config.users.refresh and computer.refresh(),
+                lambda: self.releases.upkeep(),
+                lambda: self.releases.warm(),
+            ),
             flooded=lambda: self._refresher.changed > _MANY_TO_REFRESH,
             max_batch=config.engine.max_batch,
             on_death=self._not_serving,
@@ -137,6 +147,7 @@ class Tenant:
             waited=self.limits.ingests.waited,
         )
         self._make_changes(config)
+        self.control = self._make_control(config, configured)
 
     def _load_release(self, config: Config, bundle: Bundle, opened: ExitStack) -> None:
         """The catalogue, everyone's history and the release, from the bundle and the journal."""
@@ -152,7 +163,7 @@ class Tenant:
                 device=config.engine.device,
                 max_batch=config.engine.max_batch,
                 max_people=config.users.max_people_in_memory,
-                snapshots=self.folder / "index" if config.index.snapshots else None,
+                snapshots=self._snapshots(bundle) if config.index.snapshots else None,
                 wake=self._engine.poke,
             )
         except (ChoiceError, MemoryPlanError) as error:
@@ -160,7 +171,7 @@ class Tenant:
         except ServiceError as error:
             raise StartupError(f"{self._bundle_path}: the text encoder does not work: {error}; {CHECK}") from None
         self.releases = Releases(live)
-        opened.callback(live.live_index.close)
+        opened.callback(self._close_indexes)
         note_bundle(file.connection, self.live.release_id, bundle.manifest.watermark, self._clock_us())
         self.people.read_from(open_reader(file.path), self.catalogue.locate)
 
@@ -191,6 +202,30 @@ class Tenant:
             config,
             self._clock_us,
         )
+
+    def _make_control(self, config: Config, configured: str) -> ReleaseControl:
+        parts = Parts(
+            self.releases,
+            self.people,
+            self._engine,
+            self._journal,
+            self._changes,
+            self._texts,
+            config,
+            self._file.path,
+            self.folder / "releases",
+        )
+        whole = (self._bundle_path, configured)
+        return ReleaseControl(parts, self.catalogue, self._refresher, self.folder, whole, self._clock_us)
+
+    def _snapshots(self, bundle: Bundle) -> Path:
+        """Where the index of a release is kept: the configured bundle's has a place of its own."""
+        is_configured = bundle.path.resolve() == self._bundle_path.resolve()
+        return self.folder / "index" if is_configured else self.folder / "releases" / bundle.release_id / "index"
+
+    def _close_indexes(self) -> None:
+        for release in self.releases.held:
+            release.live_index.close()
 
     def _make_servicers(self) -> None:
         self.handlers = Handlers()
@@ -225,14 +260,16 @@ class Tenant:
         audience_pb2_grpc.add_AudienceServiceServicer_to_server(
             AudienceServicer(self._audience, self.catalogue, config), server
         )
-        release_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseServicer(self.catalogue, release), server)
+        release_pb2_grpc.add_ReleaseServiceServicer_to_server(
+            ReleaseServicer(self.catalogue, release, self.control, config.listen.default_deadline_ms), server
+        )
 
     def figures(self) -> list[Collector]:
         """What operators watch."""
         return [
             IndexFigures(self.name, lambda: self.live.index, lambda: self.live.live_index.recall),
             PeopleFigures(self.name, self._refresher, lambda: self.live.user_vectors, lambda: self._event_counts),
-            ReleaseFigures(self.name, lambda: [(self.live.release_id, "live")]),
+            ReleaseFigures(self.name, self.control.states),
             LimitFigures(self.name, self.limits),
         ]
 
@@ -243,13 +280,17 @@ class Tenant:
         self._engine.call(lambda: self.live.live_index.take_over(threads=self._config.engine.threads)).result()
         self._journal.start()
         self._retention.start()
+        self.control.tidy()
 
     def wake(self) -> None:
         """Begins in the background with what the start left to do."""
         self._engine.poke()
+        if self._previous is not None:
+            self.control.bring_back(self._previous)
 
     def close(self) -> None:
         """Ends what is under way, then writes and closes everything. No call may be in flight."""
+        self.control.close()
         self._retention.close()
         self._erasure.close()
         self._journal.close()

@@ -6,13 +6,14 @@ from towerbridge import _requests as requests_of
 from towerbridge import v1
 from towerbridge._aio_event_stream import AsyncEventStream
 from towerbridge._aio_people import AsyncPeopleCalls
+from towerbridge._aio_releases import AsyncReleaseCalls
 from towerbridge._outstanding import Outstanding
 from towerbridge._requests import HistoryEntry
 from towerbridge._retry import ReadyAttempts, StreamAttempts
 from towerbridge._values import Floats
 
 
-class AsyncClient(AsyncPeopleCalls):
+class AsyncClient(AsyncPeopleCalls, AsyncReleaseCalls):
     """Calls a Towerbridge server from asyncio: the methods, arguments and errors of `Client`, awaited.
 
     What `Client` returns to be iterated is iterated here with `async for`.

@@ -84,8 +84,8 @@ def service_config(max_attempts: int) -> str:
     """The service config as JSON: UNAVAILABLE is retried up to `max_attempts` attempts, with jitter, within the
     deadline.
 
-    That is safe for every method of the contract: reads change nothing, events are known by their event_id, and the
-    writes of the catalogue set a whole state. DEADLINE_EXCEEDED is never retried: the time is used up.
+    That is safe for every method of the contract but RollbackRelease: reads change nothing, events are known by their
+    event_id, and the writes of the catalogue set a whole state. DEADLINE_EXCEEDED is never retried: the time is used up.
     """
     retry_policy = {
         "maxAttempts": max_attempts,
@@ -98,11 +98,17 @@ def service_config(max_attempts: int) -> str:
         "name": [{"service": f"towerbridge.v1.{service}"} for service in _SERVICES],
         "retryPolicy": retry_policy,
     }
-    # The client opens a broken stream again itself, with the events that have no result; the more specific name counts.
-    streams = {"name": [{"service": "towerbridge.v1.EventService", "method": "StreamEvents"}]}
+    # The more specific name counts. The client opens a broken stream again itself, with the events that have no result; and a
+    # rollback that is sent twice would go back and forth.
+    never = {
+        "name": [
+            {"service": "towerbridge.v1.EventService", "method": "StreamEvents"},
+            {"service": "towerbridge.v1.ReleaseService", "method": "RollbackRelease"},
+        ]
+    }
     if max_attempts == 1:
         return "{}"
-    return json.dumps({"methodConfig": [method_config, streams], "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1}})
+    return json.dumps({"methodConfig": [method_config, never], "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1}})
 
 
 def is_loopback(target: str) -> bool:

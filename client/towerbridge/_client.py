@@ -7,12 +7,13 @@ from towerbridge import v1
 from towerbridge._event_stream import EventStream
 from towerbridge._outstanding import Outstanding
 from towerbridge._people import PeopleCalls
+from towerbridge._releases import ReleaseCalls
 from towerbridge._requests import HistoryEntry
 from towerbridge._retry import ReadyAttempts, StreamAttempts
 from towerbridge._values import Floats
 
 
-class Client(PeopleCalls):
+class Client(PeopleCalls, ReleaseCalls):
     """Calls a Towerbridge server: one method an RPC, which returns the contract's message or raises a TowerbridgeError.
 
     Thread-safe; make one and keep it, since it holds the connection. A context manager closes it.

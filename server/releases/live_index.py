@@ -1,9 +1,11 @@
 """The index of a live release and its upkeep: chosen and filled at start, rebuilt aside, saved, its recall watched."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -20,6 +22,7 @@ from index.gpu.resources import GpuResources
 from index.items import ItemIndex
 from index.ivf import IvfSearch
 from index.matrix import VectorMatrix
+from index.probing import ProbeTable
 from index.rebuild import Rebuild
 from index.recall import RecallMonitor
 from index.saving import SnapshotSaver
@@ -33,8 +36,18 @@ from server.engine.turns import Turns
 _log = logging.getLogger(__name__)
 QUERIES = 1024
 """Queries that an index is calibrated on."""
+_ROWS_AT_ONCE = 16_384  # copied for a build
 _QUERIES_MIN = 64  # fewer say less than the items' own vectors do
 _SAMPLES_BETWEEN_REMEDIES = 1000
+
+
+class Lists(NamedTuple):
+    """Lists that were trained and measured elsewhere, without rows."""
+
+    centroids: NDArray[np.float32]  # (L, D) float32 unit rows
+    table: ProbeTable
+    gather_rows: int
+    queries: torch.Tensor  # (Q, D) float32, on which recall is checked
 
 
 class LiveIndex:
@@ -56,10 +69,11 @@ class LiveIndex:
         folder: Path | None,
         stored_vectors: Callable[[int], Sequence[NDArray[np.float32]]],
         wake: Callable[[], None],
+        releases: int = 2,
     ) -> None:
         """items: how many there are or will be. folder: of snapshots; None: none are kept. stored_vectors: up to so many user
-        vectors, (D,) float32 each. wake: told, on any thread, that `upkeep` has work. Raises ChoiceError or MemoryPlanError for
-        what cannot be had.
+        vectors, (D,) float32 each. wake: told, on any thread, that `upkeep` has work. releases: how many there must be
+        memory for. Raises ChoiceError or MemoryPlanError for what cannot be had.
         """
         self.choice: Choice = choose(settings.kind, items=items, device=device, faiss=installed_faiss())
         self._settings = settings
@@ -72,6 +86,7 @@ class LiveIndex:
             dim=dim,
             dtype_bytes=dtype.itemsize,
             max_batch=max_batch,
+            releases=releases,
             padded=padding(dim) if self.choice.kind == "faiss-gpu" else 0,
             faiss=self.choice.kind == "faiss-gpu",
         )
@@ -106,6 +121,7 @@ class LiveIndex:
         )
         self.items.watchers.append(self.recall)
         self._next_remedy = 0
+        self._is_saved = False  # whether a snapshot of the lists that come next is on disk already
         self.upkeep = Turns(self.items.settle, self._build, self._save, self._watch)
         """Does one job for about a millisecond, in turns; False if nothing is left."""
 
@@ -115,11 +131,59 @@ class LiveIndex:
             _log.info("building the index of %d items", len(self.items.slots))
             self.rebuild.finish()
 
+    def take(self, prepared: Lists, list_of: Callable[[], NDArray[np.int32]]) -> None:
+        """Begins to make the index ready with lists that were trained elsewhere; `rebuild` says when it is done.
+
+        list_of: the list of each slot's row, (slots,) int32, -1 where it is not known; it is called in another thread.
+        """
+        if self.rebuild is None:
+            raise ValueError("the index has no lists")
+        matrix = self.items.matrix
+
+        def build() -> Built:
+            known = list_of()
+            slots = self._searchable()
+            pieces = [slots[at : at + _ROWS_AT_ONCE] for at in range(0, len(slots), _ROWS_AT_ONCE)]
+            return build_lists(
+                slots,
+                torch.cat([matrix.read(piece).to(torch.float16) for piece in pieces]),
+                prepared.queries,
+                target=self._settings.recall,
+                centroids=prepared.centroids,
+                list_of=np.pad(known, (0, max(0, len(self.items.slots.ids) - len(known))), constant_values=-1)[slots],
+                table=prepared.table,
+                gather_rows=prepared.gather_rows,
+            )
+
+        self._is_saved = True  # by whoever prepared them
+        self.rebuild.start_with(build)
+
+    def discard(self) -> None:
+        """Gives back the memory of vectors and lists: of a release that nobody asks any more. On the owner's thread."""
+        # By hand: what is left is in circles of references, which the garbage collector may never visit.
+        self.items.watchers.clear()
+        self._stored_vectors = lambda count: []
+        held: list[object] = [self.items.matrix.give_up()]
+        if isinstance(self.items.engine, IvfSearch):
+            held.append(self.items.engine.give_up())
+        # In a thread of its own: to free a million rows takes a tenth of a second.
+        threading.Thread(target=held.clear, name="index-free", daemon=True).start()
+
     def take_over(self, *, threads: int) -> None:
         """The calling thread is the owner from now on. threads: of one search on the CPU."""
         faiss.omp_set_num_threads(threads)  # OpenMP keeps it for each thread that calls it
         if self._gpu is not None:
             self._gpu.hand_over()
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether there are lists to search."""
+        return isinstance(self.items.engine, IvfSearch) and self.items.engine.lists is not None
+
+    def end_threads(self) -> None:
+        """Ends what runs in threads of its own; what they did is lost."""
+        if self.rebuild is not None:
+            self.rebuild.close()
 
     def close(self) -> None:
         """Ends what runs in threads of its own, and completes a snapshot that was begun."""
@@ -173,8 +237,9 @@ class LiveIndex:
 
     def _swapped(self, built: Built) -> None:
         self.recall.forget()
-        if self._saver is not None:
+        if self._saver is not None and not self._is_saved:
             self._saver.save(built)
+        self._is_saved = False
 
     def _build(self) -> bool:
         if self.rebuild is None:

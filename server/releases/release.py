@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from index.bundle import Bundle, tower_module
 from index.filters.filter import Filter
+from index.ivf import IvfSearch
 from server.catalogue.placement import Placement
 from server.catalogue.popularity import Popularity
 from server.releases.item_rows import ItemRows
@@ -153,6 +154,13 @@ class Release:
         """
         still = self.placement.unchanged(ordinals, made_at)
         self.set_vectors(self.placement.slots_of(ordinals[still]), has_vector[still], vectors[still])
+
+    def memory_bytes(self) -> int:
+        """Of vectors and index, in bytes, as far as it is known. Any thread may ask."""
+        matrix, engine = self.index.matrix, self.index.engine
+        rows = min(self.placement.slots.extent, matrix.capacity)
+        lists = engine.lists.memory_bytes if isinstance(engine, IvfSearch) and engine.lists is not None else 0
+        return rows * (matrix.dim + matrix.padded) * matrix.dtype.itemsize + lists
 
     def settle(self) -> Generator[None]:
         """Brings the index up to date with all changes until now, in short steps; then every search finds them."""

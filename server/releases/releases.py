@@ -11,6 +11,7 @@ from index.filters.values import Grouped
 from server.engine.turns import Turns
 from server.journal.items import StoredItem
 from server.releases.release import Release
+from server.releases.warming import Warming
 
 
 class Made(NamedTuple):
@@ -41,6 +42,8 @@ class Releases:
         self.placement = live.placement
         self.recorder: Callable[[Sequence[StoredItem]], None] | None = None
         """Told on the writer's thread of items that were put, for a release that does not follow yet."""
+        self.warming: Warming | None = None
+        """Computes people's vectors in the background, before a release is made live."""
         self._kept_up: dict[Release, Turns] = {}
         self._next = 0
         self._lock = threading.Lock()
@@ -69,6 +72,14 @@ class Releases:
         return next((release for release in self.held if release.release_id == release_id), None)
 
     # What follows is for the engine's thread.
+
+    def make_live(self, release: Release) -> None:
+        """Answers are made by this release from now on: one assignment, between two batches."""
+        self.previous, self.live = self.live, release
+
+    def warm(self) -> bool:
+        """Computes a few of the vectors that the next live release should have; False if nothing is left."""
+        return self.warming is not None and self.warming.step()
 
     def upkeep(self) -> bool:
         """Does one job of one release's index for about a millisecond; False if nothing is left for now."""

@@ -5,7 +5,9 @@ import time
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from index.bundle import Bundle
 from server.catalogue.text_worker import TextWorker
 from server.errors import ServiceError, StartupError
 from server.releases.release import Release
@@ -32,7 +34,14 @@ def warm_up(release: Release, texts: TextWorker | None) -> None:
     """Runs each computation once, so that no request pays for first calls. Raises StartupError if the text encoder fails."""
     started = time.monotonic()
     if texts is not None:
-        _warm_up_texts(release, texts)
+        warm_up_texts(release.bundle, texts)
+    for vectors in encode_once(release):
+        release.index.search(torch.from_numpy(vectors).to(release.device), [10] * len(vectors))
+    _log.info("warmed up in %.1f s", time.monotonic() - started)
+
+
+def encode_once(release: Release) -> list[NDArray[np.float32]]:
+    """Runs the user tower once at each of some sizes, and returns the vectors."""
     ordinals = np.arange(min(release.bundle.items.num_rows, release.bundle.manifest.history_length or 0), dtype=np.int32)
     history = History(
         ordinals=ordinals + 1,
@@ -43,14 +52,13 @@ def warm_up(release: Release, texts: TextWorker | None) -> None:
         generation=0,
     )
     if release.has_user_tower and release.counts(history):
-        for batch in (1, 2, 4, 8):
-            vectors = release.encode([history] * batch)
-            release.index.search(torch.from_numpy(vectors).to(release.device), [10] * batch)
-    _log.info("warmed up in %.1f s", time.monotonic() - started)
+        return [release.encode([history] * batch) for batch in (1, 2, 4, 8)]
+    return []
 
 
-def _warm_up_texts(release: Release, texts: TextWorker) -> None:
-    path, expected = release.bundle.path, release.bundle.manifest.text.dim
+def warm_up_texts(bundle: Bundle, texts: TextWorker) -> None:
+    """Loads the text encoder. Raises StartupError if it does not work."""
+    path, expected = bundle.path, bundle.manifest.text.dim
     try:
         found = texts.encode(["warm up"]).shape[1]
     except ServiceError as error:

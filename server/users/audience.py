@@ -175,12 +175,13 @@ class Audience:
         self.calls += 1
         try:
             release = await self._fresh_release(deadline)
+            vectors = release.user_vectors
             query = vector(release)
-            scan = await self._call(lambda: Scan(release.user_vectors, query(), min_score), deadline)
+            scan = await self._call(lambda: Scan(vectors, query(), min_score), deadline)
             while not await self._call(scan.step, deadline):
                 pass
             found = await asyncio.to_thread(scan.ranked)
-            names = _Names(self._people, release.user_vectors, found, is_wanted)
+            names = _Names(self._people, vectors, found, is_wanted)
             async for people, scores in _parts(names, limit, deadline):
                 yield Part(people, scores, release.release_id, scan.compared)
         finally:

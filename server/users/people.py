@@ -41,6 +41,8 @@ class People:
         self.directory = directory
         self.type_names = list(types)
         self._type_codes = {name: code for code, name in enumerate(self.type_names)}
+        self.live_types = frozenset(self.type_names)
+        """Those that the live release knows: events of others are in histories for releases that are not live."""
         self._limit = limit
         self._capacity = capacity
         self._references = ItemReferences(unreferenced)
@@ -105,6 +107,10 @@ class People:
         linked = [key for key in known if self.directory.is_linked(key) and self.directory.parent(key) is None]
         return [*self._cache.keys(), *linked]
 
+    def keys_in_memory(self) -> list[int]:
+        """The roots of those whose histories are in memory."""
+        return self._cache.keys()
+
     def is_erased(self, key: int) -> bool:
         """Whether the key was erased since the start: nothing may be kept under it."""
         return key in self._erased
@@ -165,9 +171,25 @@ class People:
                     continue
                 self._references.add(ordinal)
                 self._append(event, ordinal, code)
-                statuses.append(Status.ACCEPTED)
+                statuses.append(Status.ACCEPTED if event.type in self.live_types else Status.UNKNOWN_TYPE)
             self._published = events[-1][0].position
         return statuses
+
+    def learn_types(self, names: Sequence[str]) -> None:
+        """Events of these types count from now on, too, recorded ones as well: for a release that knows them."""
+        with self._lock:
+            new = [name for name in names if name not in self._type_codes]
+            held = self._reader.of_types(new, self._published) if new and self._reader is not None else []
+            for name in new:
+                self.type_names.append(name)
+                self._type_codes[name] = len(self.type_names) - 1
+            for key, position, item_id in held:
+                ordinal = self._locate(item_id, position)
+                if ordinal >= 0:
+                    self._references.add(ordinal)
+                else:
+                    self._references.wait(item_id, key)
+                self._cache.drop(self.directory.root(key))  # it is read anew when somebody asks
 
     def item_came_in(self, item_id: str, ordinal: int) -> list[int]:
         """Lets the events that waited for the item count; returns the roots of the people whose histories changed."""

@@ -88,6 +88,15 @@ class UserVectors:
                 return UserVector(vector, *before[_VERSION:])
         return None
 
+    def recent(self, count: int) -> list[int]:
+        """The keys of up to `count` people whose vectors were written last, the newest first."""
+        parts = [chunk.numbers[:, [_KEY, _TICK]] for chunk in self._chunks]
+        numbers = np.concatenate(parts) if parts else np.zeros((0, 2), dtype=np.int64)  # (n, 2)
+        numbers = numbers[numbers[:, 0] != _NOBODY]
+        newest = np.argsort(-numbers[:, 1], kind="stable")[:count]
+        keys: list[int] = numbers[newest, 0].tolist()
+        return keys
+
     def some(self, count: int) -> list[NDArray[np.float32]]:
         """Up to `count` vectors, (D,) float32 each, spread over all people."""
         step = max(1, self._count // max(1, count))

@@ -235,6 +235,18 @@ class SmallReleases(release_pb2_grpc.ReleaseServiceServicer):
     def GetRelease(self, request: v1.GetReleaseRequest, context: Any) -> v1.GetReleaseResponse:
         return v1.GetReleaseResponse(release_id="0123456789abcdef", dim=4)
 
+    def ListReleases(self, request: v1.ListReleasesRequest, context: Any) -> v1.ListReleasesResponse:
+        return v1.ListReleasesResponse()
+
+    def LoadRelease(self, request: v1.LoadReleaseRequest, context: Any) -> v1.LoadReleaseResponse:
+        return v1.LoadReleaseResponse()
+
+    def PromoteRelease(self, request: v1.PromoteReleaseRequest, context: Any) -> v1.PromoteReleaseResponse:
+        return v1.PromoteReleaseResponse()
+
+    def RollbackRelease(self, request: v1.RollbackReleaseRequest, context: Any) -> v1.RollbackReleaseResponse:
+        return v1.RollbackReleaseResponse()
+
 
 @dataclass(frozen=True)
 class SmallServer:
