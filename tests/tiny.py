@@ -6,7 +6,7 @@ The user tower is a mean of the history's item vectors in which recent events, p
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -129,6 +129,7 @@ def write_tiny_bundle(
     history_length: int = 10,
     towers: bool = True,
     watermark: Watermark | None = None,
+    event_types: Mapping[str, int] = EVENT_TYPES,
 ) -> str:
     """Write a bundle at `path` and return its release id. `drop_items`: ids left out; the others keep their vectors.
 
@@ -152,7 +153,7 @@ def write_tiny_bundle(
     spec = BundleSpec(
         dim=dim,
         history_length=history_length if towers else None,
-        event_types=EVENT_TYPES if towers else {},
+        event_types=dict(event_types) if towers else {},
         time_features=towers,
         text_dim=text_dim if towers else 0,
         category_slots=CATEGORY_SLOTS,
