@@ -57,18 +57,19 @@ def by_vector(limit: int = 1) -> v1.RecommendRequest:
 
 def test_over_the_limit_a_read_is_refused_with_a_time_to_wait_and_writes_and_administration_go_on(serve: Serve):
     served = serve(overload={"max_reads": 2})
-    with channel_to(served.app.port) as channel, busy_engine(served):
+    with channel_to(served.app.port) as channel:
         reads = recommendation_pb2_grpc.RecommendationServiceStub(channel)
-        in_flight = [reads.Recommend.future(by_vector(), timeout=PATIENCE_S) for _ in range(2)]
-        wait_until_queued(served, 2)
-        with pytest.raises(grpc.RpcError) as refused:
-            reads.Recommend(by_vector(), timeout=PATIENCE_S)
-        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert int(dict(refused.value.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
-        assert served.client.record_events([towerbridge.event("view", "item-1", user_id="a")]).results
-        releases = release_pb2_grpc.ReleaseServiceStub(channel)
-        assert releases.ListReleases(v1.ListReleasesRequest(), timeout=PATIENCE_S).releases
-    assert [len(one.result().item_ids) for one in in_flight] == [1, 1]
+        with busy_engine(served):
+            in_flight = [reads.Recommend.future(by_vector(), timeout=PATIENCE_S) for _ in range(2)]
+            wait_until_queued(served, 2)
+            with pytest.raises(grpc.RpcError) as refused:
+                reads.Recommend(by_vector(), timeout=PATIENCE_S)
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert int(dict(refused.value.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+            assert served.client.record_events([towerbridge.event("view", "item-1", user_id="a")]).results
+            releases = release_pb2_grpc.ReleaseServiceStub(channel)
+            assert releases.ListReleases(v1.ListReleasesRequest(), timeout=PATIENCE_S).releases
+        assert [len(one.result().item_ids) for one in in_flight] == [1, 1]
     assert served.app.tenant.limits.reads.in_flight == 0
 
 

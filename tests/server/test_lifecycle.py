@@ -154,8 +154,8 @@ def test_nothing_is_left_running_or_open_after_stopping(serve: Serve, text_bundl
     served = serve(bundle=text_bundle_path)
     served.client.record_events([towerbridge.event("view", "item-1", user_id="a")])
     served.client.recommend(user_id="a", limit=1)
-    worker = served.app.tenant._texts
-    assert worker is not None and worker._process.is_alive()
+    [worker] = served.app.tenant._texts._workers.values()
+    assert worker._process.is_alive()
     serve.stop(served)  # type: ignore[attr-defined]
     assert not worker._process.is_alive()
     left = [one.name for one in threading.enumerate() if one.ident not in before]
