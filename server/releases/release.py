@@ -54,6 +54,10 @@ class Release:
         self._time_features = manifest.time_features
         self.know_types(type_names)
 
+    def use_user_tower(self, tower: torch.nn.Module) -> None:
+        """Encodes with another form of the same tower from now on, such as a compiled one. On the engine's thread."""
+        self._user_tower = tower
+
     def know_types(self, names: Sequence[str]) -> None:
         """The types that histories have from now on; more may be added behind. Any thread, before a history has a new one."""
         known = self.bundle.manifest.event_types
