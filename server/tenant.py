@@ -45,6 +45,7 @@ from server.journal.tombstones import open_tombstones
 from server.journal.writer import JournalWriter
 from server.overload.limits import Limits
 from server.recommend.flow import Recommender
+from server.releases.compiled import TowerCompiler
 from server.releases.loading import load_views, seed_catalogue
 from server.releases.release import Release
 from server.releases.releases import Releases
@@ -129,6 +130,7 @@ class Tenant:
             max_batch=config.engine.max_batch,
             on_death=self._not_serving,
         )
+        self.towers = TowerCompiler(self.folder / "compiled", self._engine, threads=config.engine.threads)
         self._load_release(config, bundle, opened)
         self._journal = JournalWriter(
             file,
@@ -241,6 +243,8 @@ class Tenant:
         self._refresher.mark_all(self.people.to_refresh())
         self._engine.start()
         self._engine.call(lambda: self.live.live_index.take_over(threads=self._config.engine.threads)).result()
+        if self._config.engine.compile:
+            self.towers.use(self.live)
         self._journal.start()
         self._retention.start()
 
@@ -250,6 +254,7 @@ class Tenant:
 
     def close(self) -> None:
         """Ends what is under way, then writes and closes everything. No call may be in flight."""
+        self.towers.close()
         self._retention.close()
         self._erasure.close()
         self._journal.close()
