@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from index.filters.evaluate import check_comparable
 from index.filters.filter import FilterError
-from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForNobody, ForPerson, ForVector, Query
+from server.engine.query import NOTHING, Answer, Fallback, ForHistory, ForItem, ForNobody, ForPerson, ForVector, Query
 from server.errors import DeadlineExceeded, FailedPrecondition, InvalidField
 from server.releases.release import Release
 from server.users.histories import History
@@ -208,13 +208,14 @@ class BatchComputer:
     def _search_by(self, asked: list[_Asked], release: Release, *, exact: bool) -> None:
         if not asked:
             return
-        exclude = [release.slots_of(np.concatenate([one.query.exclude, one.answer.seen])) for one in asked]
+        exclude = [_excluded(one, release) for one in asked]
         queries = _stack([one.vector for one in asked if one.vector is not None]).to(release.device)
         filters = [one.query.filter for one in asked]
         limits = [one.query.limit for one in asked]
         found = release.index.search(queries, limits, exclude, filters if any(filters) else None, exact=exact)
         for one, candidates in zip(asked, found, strict=True):
             one.answer.candidates = candidates
+            one.answer.ordinals = release.placement.ordinals_of(candidates.slots)
 
     def _fall_back(self, asked: Sequence[_Asked], release: Release) -> None:
         for one in asked:
@@ -234,6 +235,12 @@ def other_release(live: str, given: str | None) -> str:
     """Why a vector of another release is refused."""
     made = f"not {given!r}" if given is not None else "of another kind than the one before"
     return f"the live release is {live}, {made}; compute the vector with its towers"
+
+
+def _excluded(one: _Asked, release: Release) -> NDArray[np.int64]:
+    """Slots that must not be returned, of those that are known: (n,) int64."""
+    exclude, seen = one.query.exclude, one.answer.seen
+    return release.slots_of(np.concatenate([exclude, seen])) if len(exclude) or len(seen) else NOTHING
 
 
 def _is_fresh(stored: UserVector | None, history: History) -> bool:
