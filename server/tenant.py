@@ -122,13 +122,16 @@ class Tenant:
             unreferenced=self._unreferenced,
         )
         opened.callback(self.people.close)
-        computer = self._computer = BatchComputer(self._release, self.people, self._refresher, clock_us=self._clock_us)
+        computer = self._computer = BatchComputer(
+            self._release, self.people, self._refresher, clock_us=self._clock_us, stages=self.stages
+        )
         self._engine = Engine(
             computer.answer,
             background=Turns(lambda: config.users.refresh and computer.refresh(), lambda: self.releases.upkeep()),
             flooded=lambda: self._refresher.changed > _MANY_TO_REFRESH,
             max_batch=config.engine.max_batch,
             on_death=self._not_serving,
+            waited=self.limits.reads.waited,
         )
         self.towers = TowerCompiler(self.folder / "compiled", self._engine, threads=config.engine.threads)
         self._load_release(config, bundle, opened)
@@ -137,6 +140,7 @@ class Tenant:
             max_group_rows=config.journal.max_group_rows,
             on_death=self._not_serving,
             waited=self.limits.ingests.waited,
+            stages=self.stages,
         )
         self._make_changes(config)
 
@@ -200,7 +204,7 @@ class Tenant:
         config, journal, release, people = self._config, self._journal, self._release, self.people
         admission = Admission(people.directory, self._tombstones)
         intake = EventIntake(journal, people, admission, self.catalogue, self._refresher, self._engine)
-        recommender = Recommender(people, self.catalogue, self._engine, release)
+        recommender = Recommender(people, self.catalogue, self._engine, release, self.stages)
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
             RecommendationServicer(recommender, people, self.catalogue, journal, release, config), server
         )

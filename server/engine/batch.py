@@ -13,6 +13,7 @@ from index.filters.filter import FilterError
 from server.engine.query import NOTHING, Answer, Fallback, ForHistory, ForItem, ForNobody, ForPerson, ForVector, Query
 from server.errors import DeadlineExceeded, FailedPrecondition, InvalidField
 from server.releases.release import Release
+from server.telemetry.stages import StageFigures
 from server.users.histories import History
 from server.users.people import People
 from server.users.refresher import Mark, Refresher
@@ -43,7 +44,9 @@ class BatchComputer:
         refresher: Refresher,
         *,
         clock_us: Callable[[], int],
+        stages: StageFigures | None = None,
     ) -> None:
+        self._stages = stages if stages is not None else StageFigures()
         self._release = release
         self._people = people
         self._refresher = refresher
@@ -62,6 +65,7 @@ class BatchComputer:
         self._score([one for one in asked if one.vector is not None and one.query.score is not None], release)
         self._fall_back([one for one in asked if one.answer.fallback is not None], release)
         searched = time.monotonic()
+        self._observe(queries, started, encode_seconds, searched - found)
         for one in asked:
             one.answer.encode_us = int(encode_seconds * 1e6)
             one.answer.search_us = int((searched - found) * 1e6)
@@ -85,6 +89,15 @@ class BatchComputer:
                 if is_fresh or mark.key in stored:
                     self._refresher.stored(mark)
         return bool(self._due)
+
+    def _observe(self, queries: list[Query], started: float, encode_seconds: float, search_seconds: float) -> None:
+        stages = self._stages
+        stages.batch_size.observe(len(queries))
+        for query in queries:
+            stages.queue.observe(started - query.arrived)
+        if encode_seconds:
+            stages.encode.observe(encode_seconds)
+        stages.search.observe(search_seconds)
 
     def _can_filter(self, query: Query, release: Release) -> bool:
         """Refuses a query whose filter cannot be applied, so that it fails alone and not with its batch."""

@@ -16,6 +16,7 @@ from server.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavai
 from server.journal.events import Person
 from server.recommend.ask import Ask, Degraded, Given, Ranked, Skip, Started, Who, merged
 from server.releases.release import Release
+from server.telemetry.stages import StageFigures
 from server.users.directory import Purpose
 from server.users.histories import History
 from server.users.people import People
@@ -29,7 +30,15 @@ _ids = random.Random()  # seeded by the system once: uuid4 asks it for every id,
 class Recommender:
     """Answers for one subject at a time, in two halves around the engine's work, so that a batch is queued whole."""
 
-    def __init__(self, people: People, catalogue: Catalogue, engine: Engine, release: Callable[[], Release]) -> None:
+    def __init__(
+        self,
+        people: People,
+        catalogue: Catalogue,
+        engine: Engine,
+        release: Callable[[], Release],
+        stages: StageFigures | None = None,
+    ) -> None:
+        self._stages = stages if stages is not None else StageFigures()
         self._people = people
         self._catalogue = catalogue
         self._engine = engine
@@ -102,6 +111,7 @@ class Recommender:
 
     def rank(self, ask: Ask, answer: Answer, *, final: bool = False) -> Ranked | None:
         """Re-check and rank. None if a candidate is no longer permitted, unless this is the final attempt."""
+        started = time.monotonic()
         degraded = [Degraded.STALE_VECTOR] if answer.stale else []
         if answer.candidates is None:
             exclude = np.concatenate([self._catalogue.ordinals(ask.exclude_item_ids), answer.seen])
@@ -120,6 +130,7 @@ class Recommender:
                     return None
                 item_ids = [item_id for item_id, good in zip(item_ids, permitted, strict=True) if good]
                 scores = [score for score, good in zip(scores, permitted, strict=True) if good]
+        self._stages.rules.observe(time.monotonic() - started)
         return Ranked(item_ids, scores, answer, degraded, f"{_ids.getrandbits(128):032x}")
 
     def _permitted(self, ask: Ask, answer: Answer, item_ids: Sequence[str]) -> list[bool] | None:
