@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from index.filters.evaluate import check_comparable
 from index.filters.filter import FilterError
-from server.engine.query import NOTHING, Answer, Fallback, ForHistory, ForItem, ForNobody, ForPerson, ForVector, Query
+from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForNobody, ForPerson, ForVector, Query
 from server.errors import DeadlineExceeded, FailedPrecondition, InvalidField
 from server.releases.release import Release
 from server.telemetry.stages import StageFigures
@@ -221,7 +221,7 @@ class BatchComputer:
     def _search_by(self, asked: list[_Asked], release: Release, *, exact: bool) -> None:
         if not asked:
             return
-        exclude = [_excluded(one, release) for one in asked]
+        exclude = _excluded(asked, release)
         queries = _stack([one.vector for one in asked if one.vector is not None]).to(release.device)
         filters = [one.query.filter for one in asked]
         limits = [one.query.limit for one in asked]
@@ -250,10 +250,11 @@ def other_release(live: str, given: str | None) -> str:
     return f"the live release is {live}, {made}; compute the vector with its towers"
 
 
-def _excluded(one: _Asked, release: Release) -> NDArray[np.int64]:
-    """Slots that must not be returned, of those that are known: (n,) int64."""
-    exclude, seen = one.query.exclude, one.answer.seen
-    return release.slots_of(np.concatenate([exclude, seen])) if len(exclude) or len(seen) else NOTHING
+def _excluded(asked: list[_Asked], release: Release) -> list[NDArray[np.int64]] | None:
+    """For each, the slots that must not be returned, of those that are known: (n,) int64. None if there are none at all."""
+    if not any(len(one.query.exclude) or len(one.answer.seen) for one in asked):
+        return None
+    return [release.slots_of(np.concatenate([one.query.exclude, one.answer.seen])) for one in asked]
 
 
 def _is_fresh(stored: UserVector | None, history: History) -> bool:
@@ -261,4 +262,4 @@ def _is_fresh(stored: UserVector | None, history: History) -> bool:
 
 
 def _stack(vectors: list[NDArray[np.float32]]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(vectors))  # (B, D) float32
+    return torch.from_numpy(vectors[0][None] if len(vectors) == 1 else np.stack(vectors))  # (B, D) float32
