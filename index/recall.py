@@ -3,6 +3,7 @@
 import logging
 import math
 import random
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -44,9 +45,12 @@ class RecallMonitor:
         seed: int = 0,
         wake: Callable[[], None] = lambda: None,
         on_alarm: Callable[[], None] = lambda: None,
+        most_time: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """target: the recall that the engine was made for, 0 to 1. threshold: below it `on_alarm` is called, once, until recall
-        is back. share: of the queries that are compared, 0 (none) to 1. wake: told that `step` has work.
+        is back. share: of the queries that are compared, 0 (none) to 1. wake: told that `step` has work. most_time: of the
+        thread's time, the part that comparing may take over a while, above 0 to 1; fewer queries are compared then.
         """
         self.target = target
         self.threshold = threshold
@@ -64,6 +68,10 @@ class RecallMonitor:
         self._random = random.Random(seed)
         self._wake = wake
         self._on_alarm = on_alarm
+        self._most_time = most_time
+        self._clock = clock
+        self._spent = 0.0  # seconds of the scan that is under way
+        self._due = 0.0  # when the next query may be compared, on the clock
         self._changes = Changes(_CHANGES)
         self._waiting: deque[Sample] = deque()
         self._scan: ShadowScan | None = None
@@ -77,7 +85,7 @@ class RecallMonitor:
 
     def wants_answer(self) -> bool:
         """See `Watcher.wants_answer`."""
-        return self._random.random() < self._share
+        return self._random.random() < self._share and self._clock() >= self._due
 
     def searched(self, searched: Searched) -> None:
         """See `Watcher.searched`."""
@@ -94,17 +102,13 @@ class RecallMonitor:
 
     def step(self) -> bool:
         """Does one slice of the comparisons, about a millisecond; False if nothing is left."""
-        if self._scan is None:
-            if not self._waiting:
-                return False
-            self._scan, self._compared = ShadowScan(self._index, tuple(self._waiting)), 0
-            self._waiting.clear()
-        elif not self._scan.step():
-            self._compare(self._scan, self._compared)
-            self._compared += 1
-            if self._compared == len(self._scan.samples):
-                self._scan = None
-        return self._scan is not None or bool(self._waiting)
+        scanning, started = self._scan is not None, self._clock()
+        more = self._step()
+        ended = self._clock()
+        self._spent += ended - started
+        if scanning and self._scan is None:
+            self._due, self._spent = ended + self._spent * (1 / self._most_time - 1), 0.0
+        return more
 
     def below(self, threshold: float) -> bool:
         """Whether recall is below a threshold, and not by chance: by more than 1.64 standard errors of the window's mean."""
@@ -125,6 +129,19 @@ class RecallMonitor:
         self._scan = None
         self._window.clear()
         self.recall, self.samples, self.alarm = None, 0, False
+
+    def _step(self) -> bool:
+        if self._scan is None:
+            if not self._waiting:
+                return False
+            self._scan, self._compared = ShadowScan(self._index, tuple(self._waiting)), 0
+            self._waiting.clear()
+        elif not self._scan.step():
+            self._compare(self._scan, self._compared)
+            self._compared += 1
+            if self._compared == len(self._scan.samples):
+                self._scan = None
+        return self._scan is not None or bool(self._waiting)
 
     def _compare(self, scan: ShadowScan, number: int) -> None:
         changed = self._changes.since(scan.samples[number].since)

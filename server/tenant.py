@@ -46,6 +46,7 @@ from server.journal.tombstones import open_tombstones
 from server.journal.writer import JournalWriter
 from server.overload.limits import Limits
 from server.recommend.flow import Recommender
+from server.releases.compiled import TowerCompiler
 from server.releases.control import ReleaseControl
 from server.releases.load import Parts
 from server.releases.loading import load_views, seed_catalogue
@@ -127,7 +128,9 @@ class Tenant:
             unreferenced=self._unreferenced,
         )
         opened.callback(self.people.close)
-        computer = self._computer = BatchComputer(self._release, self.people, self._refresher, clock_us=self._clock_us)
+        computer = self._computer = BatchComputer(
+            self._release, self.people, self._refresher, clock_us=self._clock_us, stages=self.stages
+        )
         self._engine = Engine(
             computer.answer,
             background=Turns(
@@ -138,13 +141,16 @@ class Tenant:
             flooded=lambda: self._refresher.changed > _MANY_TO_REFRESH,
             max_batch=config.engine.max_batch,
             on_death=self._not_serving,
+            waited=self.limits.reads.waited,
         )
+        self.towers = TowerCompiler(self.folder / "compiled", self._engine, threads=config.engine.threads)
         self._load_release(config, bundle, opened)
         self._journal = JournalWriter(
             file,
             max_group_rows=config.journal.max_group_rows,
             on_death=self._not_serving,
             waited=self.limits.ingests.waited,
+            stages=self.stages,
         )
         self._make_changes(config)
         self.control = self._make_control(config, configured)
@@ -214,6 +220,7 @@ class Tenant:
             config,
             self._file.path,
             self.folder / "releases",
+            self.towers if config.engine.compile else None,
         )
         whole = (self._bundle_path, configured)
         return ReleaseControl(parts, self.catalogue, self._refresher, self.folder, whole, self._clock_us)
@@ -233,7 +240,7 @@ class Tenant:
         config, journal, release, people = self._config, self._journal, self._release, self.people
         admission = Admission(people.directory, self._tombstones)
         intake = EventIntake(journal, people, admission, self.catalogue, self._refresher, self._engine)
-        recommender = Recommender(people, self.catalogue, self._engine, release)
+        recommender = Recommender(people, self.catalogue, self._engine, release, self.stages)
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
             RecommendationServicer(recommender, people, self.catalogue, journal, release, config), server
         )
@@ -278,6 +285,8 @@ class Tenant:
         self._refresher.mark_all(self.people.to_refresh())
         self._engine.start()
         self._engine.call(lambda: self.live.live_index.take_over(threads=self._config.engine.threads)).result()
+        if self._config.engine.compile:
+            self.towers.use(self.live)
         self._journal.start()
         self._retention.start()
         self.control.tidy()
@@ -291,6 +300,7 @@ class Tenant:
     def close(self) -> None:
         """Ends what is under way, then writes and closes everything. No call may be in flight."""
         self.control.close()
+        self.towers.close()
         self._retention.close()
         self._erasure.close()
         self._journal.close()

@@ -10,7 +10,7 @@ from index.bundle.errors import (
     BundleVersionError,
 )
 from index.bundle.format import FORMAT, FORMAT_VERSION, BundleSpec, GoldenItem, GoldenUser, Manifest, Watermark
-from index.bundle.reader import check_bundle, read_again, read_bundle
+from index.bundle.reader import check_bundle, check_user_tower, read_again, read_bundle, read_user_tower
 from index.bundle.text import TextEncoder, check_text_encoder, load_text_encoder, text_encoder_sha256
 from index.bundle.towers import tower_module
 from index.bundle.validator import BundleReport
@@ -35,9 +35,11 @@ __all__ = [
     "Watermark",
     "check_bundle",
     "check_text_encoder",
+    "check_user_tower",
     "load_text_encoder",
     "read_again",
     "read_bundle",
+    "read_user_tower",
     "text_encoder_sha256",
     "tower_module",
     "write_bundle",

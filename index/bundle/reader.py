@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from index.bundle.catalogue import check_items, load_categories, load_items
 from index.bundle.contents import Bundle
-from index.bundle.errors import BundleError, BundleTornError, naming
+from index.bundle.errors import BundleError, BundleMissingError, BundleTornError, naming
 from index.bundle.files import check_digest, check_listing, read_checked
 from index.bundle.format import (
     GOLDEN,
@@ -61,6 +63,28 @@ def check_bundle(path: Path) -> BundleReport:
     return report_as(path, path)
 
 
+def read_user_tower(path: Path) -> Bundle:
+    """The bundle at `path` with its user tower alone, without any items: what is needed to compile the tower.
+
+    For a bundle that was checked before. Raises BundleError.
+    """
+    with naming(path):
+        return _Reading(path, verify=False).user_side()
+
+
+def check_user_tower(bundle: Bundle, tower: torch.nn.Module) -> str:
+    """What `check_bundle` asks of the user tower, asked of another form of it, such as a compiled one.
+
+    Raises BundleError if its vectors are not the golden ones, or if the bundle has none.
+    """
+    with naming(bundle.path):
+        entry = bundle.manifest.files.get(GOLDEN)
+        golden = load_golden(read_checked(bundle.path, GOLDEN, entry, verify=True), bundle.manifest)[0] if entry else None
+        if golden is None:
+            raise BundleMissingError(GOLDEN, "has no rows of a user tower", "write the bundle with golden rows")
+        return check_golden_user(replace(bundle, user_tower=tower), golden)
+
+
 def report_as(path: Path, name: Path) -> BundleReport:
     """`check_bundle`, with errors that speak of `name`: a bundle being written lies elsewhere until it is whole."""
     with naming(name):
@@ -86,6 +110,24 @@ class _Reading:
         except OSError as error:
             file, problem = Path(error.filename or "").name, f"cannot be read ({error.strerror or error})"
             raise BundleTornError(file, problem, "look at the disk and permissions") from error
+
+    def user_side(self) -> Bundle:
+        """The manifest and the user tower, and a catalogue of nothing."""
+        user = self._tower(USER_TOWER, user_inputs(self.manifest))
+        return Bundle(
+            path=self.root,
+            manifest=self.manifest,
+            release_id=self.release_id,
+            items=pa.table({}),
+            item_vectors=np.zeros((0, self.manifest.dim), dtype=np.float32),
+            item_residuals=None,
+            categories={},
+            user_tower=user.module if user else None,
+            item_tower=None,
+            user_program=user.program if user else None,
+            item_program=None,
+            text_encoder=None,
+        )
 
     def _bundle(self) -> Bundle:
         check_listing(self.root, self.manifest.files)

@@ -13,6 +13,7 @@ from index.filters.filter import FilterError
 from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForNobody, ForPerson, ForVector, Query
 from server.errors import DeadlineExceeded, FailedPrecondition, InvalidField
 from server.releases.release import Release
+from server.telemetry.stages import StageFigures
 from server.users.histories import History
 from server.users.people import People
 from server.users.refresher import Mark, Refresher
@@ -43,7 +44,9 @@ class BatchComputer:
         refresher: Refresher,
         *,
         clock_us: Callable[[], int],
+        stages: StageFigures | None = None,
     ) -> None:
+        self._stages = stages if stages is not None else StageFigures()
         self._release = release
         self._people = people
         self._refresher = refresher
@@ -62,6 +65,7 @@ class BatchComputer:
         self._score([one for one in asked if one.vector is not None and one.query.score is not None], release)
         self._fall_back([one for one in asked if one.answer.fallback is not None], release)
         searched = time.monotonic()
+        self._observe(queries, started, encode_seconds, searched - found)
         for one in asked:
             one.answer.encode_us = int(encode_seconds * 1e6)
             one.answer.search_us = int((searched - found) * 1e6)
@@ -85,6 +89,15 @@ class BatchComputer:
                 if is_fresh or mark.key in stored:
                     self._refresher.stored(mark)
         return bool(self._due)
+
+    def _observe(self, queries: list[Query], started: float, encode_seconds: float, search_seconds: float) -> None:
+        stages = self._stages
+        stages.batch_size.observe(len(queries))
+        for query in queries:
+            stages.queue.observe(started - query.arrived)
+        if encode_seconds:
+            stages.encode.observe(encode_seconds)
+        stages.search.observe(search_seconds)
 
     def _can_filter(self, query: Query, release: Release) -> bool:
         """Refuses a query whose filter cannot be applied, so that it fails alone and not with its batch."""
@@ -208,13 +221,14 @@ class BatchComputer:
     def _search_by(self, asked: list[_Asked], release: Release, *, exact: bool) -> None:
         if not asked:
             return
-        exclude = [release.slots_of(np.concatenate([one.query.exclude, one.answer.seen])) for one in asked]
+        exclude = _excluded(asked, release)
         queries = _stack([one.vector for one in asked if one.vector is not None]).to(release.device)
         filters = [one.query.filter for one in asked]
         limits = [one.query.limit for one in asked]
         found = release.index.search(queries, limits, exclude, filters if any(filters) else None, exact=exact)
         for one, candidates in zip(asked, found, strict=True):
             one.answer.candidates = candidates
+            one.answer.ordinals = release.placement.ordinals_of(candidates.slots)
 
     def _fall_back(self, asked: Sequence[_Asked], release: Release) -> None:
         for one in asked:
@@ -236,9 +250,16 @@ def other_release(live: str, given: str | None) -> str:
     return f"the live release is {live}, {made}; compute the vector with its towers"
 
 
+def _excluded(asked: list[_Asked], release: Release) -> list[NDArray[np.int64]] | None:
+    """For each, the slots that must not be returned, of those that are known: (n,) int64. None if there are none at all."""
+    if not any(len(one.query.exclude) or len(one.answer.seen) for one in asked):
+        return None
+    return [release.slots_of(np.concatenate([one.query.exclude, one.answer.seen])) for one in asked]
+
+
 def _is_fresh(stored: UserVector | None, history: History) -> bool:
     return stored is not None and stored.version == history.version
 
 
 def _stack(vectors: list[NDArray[np.float32]]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(vectors))  # (B, D) float32
+    return torch.from_numpy(vectors[0][None] if len(vectors) == 1 else np.stack(vectors))  # (B, D) float32

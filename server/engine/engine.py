@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from server.engine.batch_time import BatchTime
 from server.engine.exhaustion import Exhaustion
 from server.engine.query import Answer, Query
 from server.errors import DeadlineExceeded, Unavailable
@@ -75,16 +76,20 @@ class Engine:
         flooded: Callable[[], bool] = lambda: False,
         max_batch: int = 64,
         on_death: Callable[[], None] = lambda: None,
+        waited: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """answer: completes the futures of a batch. background: does a millisecond of work; False if nothing is left.
 
-        flooded: whether there is more background work than can be done soon.
+        flooded: whether there is more background work than can be done soon. waited: told, for each batch, how many seconds its
+        first query waited.
         """
         self._answer = answer
         self._background = background
         self._flooded = flooded
         self._max_batch = max_batch
         self._on_death = on_death
+        self._waited = waited
+        self._batch_time = BatchTime()
         self._queries: deque[Query] = deque()
         self._exact: deque[Query] = deque()
         self._calls: deque[_Call] = deque()
@@ -196,16 +201,13 @@ class Engine:
         return self._flood_due - now
 
     def _run_queries(self, queries: list[Query]) -> None:
-        now = time.monotonic()
-        wanted = []
-        for query in queries:
-            if not query.future.set_running_or_notify_cancel():
-                continue  # its caller is gone
-            if query.deadline <= now:
-                query.future.set_exception(DeadlineExceeded("the deadline passed while the request waited"))
-            else:
-                wanted.append(query)
+        started = time.monotonic()
+        self._waited(started - queries[0].arrived)
+        exact = queries[0].exact  # all or none: their time says nothing about that of others
+        ends = started if exact else started + self._batch_time.at_least(len(queries))
+        wanted = [query for query in queries if _is_wanted(query, started, ends)]
         if not wanted:
+            self._batch_time.refused()
             return
         try:
             self._answer(wanted)
@@ -216,6 +218,8 @@ class Engine:
             for query in wanted:
                 if not query.future.done():
                     query.future.set_exception(refusal)
+        if not exact:
+            self._batch_time.took(time.monotonic() - started, len(wanted))
 
     def _run_background(self) -> None:
         with self._wake:
@@ -277,3 +281,19 @@ class Engine:
                     one.future.set_exception(Unavailable("the engine died; repeat the call on another server"))
         finally:
             self._on_death()
+
+
+def _is_wanted(query: Query, started: float, ends: float) -> bool:
+    """Whether a query is to be computed in a batch that ends so late at least; if it cannot be met it is refused here.
+
+    Where a stale vector will do, less than the usual time may be enough.
+    """
+    if not query.future.set_running_or_notify_cancel():
+        return False  # its caller is gone
+    if query.deadline <= started:
+        query.future.set_exception(DeadlineExceeded("the deadline passed while the request waited"))
+    elif query.deadline < ends and not query.allow_stale:
+        query.future.set_exception(DeadlineExceeded("it could not be answered before the deadline; give the call more time"))
+    else:
+        return True
+    return False

@@ -13,6 +13,10 @@ from index.items import Candidates
 from server.catalogue.popularity import Popularity
 from server.users.histories import History
 
+NOTHING: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+"""No ordinals at all."""
+NOTHING.flags.writeable = False
+
 
 class ForPerson(NamedTuple):
     """A person with recorded events.
@@ -69,8 +73,9 @@ class Answer:
     release_id: str
     popularity: Popularity | None = None  # as the release says
     candidates: Candidates | None = None  # of a search; None with a fallback
+    ordinals: NDArray[np.int64] | None = None  # (n,) of the candidates
     scores: NDArray[np.float32] | None = None  # (n,) float32 of `Query.score`, NaN for an item without vector
-    seen: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # ordinals ruled out as seen
+    seen: NDArray[np.int64] = field(default_factory=lambda: NOTHING)  # ordinals ruled out as seen
     fallback: Fallback | None = None
     popular: NDArray[np.int64] | None = None  # with a fallback and a filter: the most popular ordinals that may be returned
     stale: bool = False
@@ -89,7 +94,7 @@ class Query:
     deadline: float  # time.monotonic seconds
     arrived: float  # time.monotonic seconds
     limit: int = 0
-    exclude: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # ordinals
+    exclude: NDArray[np.int64] = field(default_factory=lambda: NOTHING)  # ordinals
     exclude_seen: bool = False
     allow_stale: bool = False
     score: NDArray[np.int64] | None = None  # ordinals to score

@@ -13,6 +13,7 @@ import apsw
 
 from server.errors import ServiceError, Unavailable
 from server.journal.database import JournalFile
+from server.telemetry.stages import StageFigures
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -89,10 +90,12 @@ class JournalWriter:
         max_group_rows: int = 4096,
         on_death: Callable[[], None] = lambda: None,
         waited: Callable[[float], None] = lambda seconds: None,
+        stages: StageFigures | None = None,
     ) -> None:
         """waited: told, for each group, how many seconds its first write waited to be written."""
         self._file = file
         self._waited = waited
+        self._stages = stages if stages is not None else StageFigures()
         self._max_group_rows = max_group_rows
         self._on_death = on_death
         self._queue: deque[_Waiting[Any]] = deque()
@@ -184,7 +187,9 @@ class JournalWriter:
             for waiting in group:
                 waiting.write.commit(transaction)
             transaction.execute("UPDATE meta SET value = ? WHERE key = 'head'", (transaction.head,))
+            started = time.monotonic()
             connection.execute("COMMIT")
+            self._stages.fsync.observe(time.monotonic() - started)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

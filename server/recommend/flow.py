@@ -1,7 +1,7 @@
 """The product in one flow: identify -> permit -> refresh -> search -> re-check -> rank -> reply."""
 
+import random
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from index.filters.filter import Filter
 from server.catalogue.catalogue import Catalogue
 from server.engine.engine import Engine, Steps
-from server.engine.query import Answer, Fallback, ForHistory, ForItem, ForNobody, ForPerson, ForVector, Query, Subject
+from server.engine.query import NOTHING, Answer, Fallback, ForHistory, ForItem, ForNobody, ForPerson, ForVector, Query, Subject
 from server.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from server.journal.events import Person
 from server.recommend.ask import Ask, Degraded, Given, Ranked, Skip, Started, Who, merged
 from server.releases.release import Release
+from server.telemetry.stages import StageFigures
 from server.users.directory import Purpose
 from server.users.histories import History
 from server.users.people import People
@@ -23,12 +24,21 @@ from server.waiting import result_of
 
 _LATE = "no answer within the deadline"
 _SWAPS_MAX = 3  # changes of the live release during one call
+_ids = random.Random()  # seeded by the system once: uuid4 asks it for every id, and lets other threads have the interpreter
 
 
 class Recommender:
     """Answers for one subject at a time, in two halves around the engine's work, so that a batch is queued whole."""
 
-    def __init__(self, people: People, catalogue: Catalogue, engine: Engine, release: Callable[[], Release]) -> None:
+    def __init__(
+        self,
+        people: People,
+        catalogue: Catalogue,
+        engine: Engine,
+        release: Callable[[], Release],
+        stages: StageFigures | None = None,
+    ) -> None:
+        self._stages = stages if stages is not None else StageFigures()
         self._people = people
         self._catalogue = catalogue
         self._engine = engine
@@ -53,7 +63,7 @@ class Recommender:
     def start(self, ask: Ask, deadline: float) -> Started:
         """Identify and permit: turns the ask into queries for the engine, which refreshes and searches."""
         subject = self._identify(ask.who)
-        exclude = self._catalogue.ordinals(ask.exclude_item_ids)
+        exclude = self._catalogue.ordinals(ask.exclude_item_ids) if ask.exclude_item_ids else NOTHING
 
         def submit(filter_: Filter | None) -> Future[Answer]:
             return self._submit(
@@ -101,6 +111,7 @@ class Recommender:
 
     def rank(self, ask: Ask, answer: Answer, *, final: bool = False) -> Ranked | None:
         """Re-check and rank. None if a candidate is no longer permitted, unless this is the final attempt."""
+        started = time.monotonic()
         degraded = [Degraded.STALE_VECTOR] if answer.stale else []
         if answer.candidates is None:
             exclude = np.concatenate([self._catalogue.ordinals(ask.exclude_item_ids), answer.seen])
@@ -113,19 +124,27 @@ class Recommender:
                 degraded.append(_DEGRADED[answer.fallback or Fallback.NO_HISTORY])
         else:
             item_ids, scores = answer.candidates.item_ids, answer.candidates.scores.tolist()
-            # By id, too: an excluded item may have come into the catalogue after its id was looked up.
-            excluded = set(ask.exclude_item_ids)
-            permitted = [item_id not in excluded and self._catalogue.is_permitted(item_id) for item_id in item_ids]
-            if ask.preferences is not None:
-                likes = ask.preferences
-                pairs = zip(item_ids, permitted, strict=True)
-                permitted = [good and likes.permits(self._catalogue.get(item_id)) for item_id, good in pairs]
-            if not all(permitted):
+            permitted = self._permitted(ask, answer, item_ids)
+            if permitted is not None and not all(permitted):
                 if not final:
                     return None
                 item_ids = [item_id for item_id, good in zip(item_ids, permitted, strict=True) if good]
                 scores = [score for score, good in zip(scores, permitted, strict=True) if good]
-        return Ranked(item_ids, scores, answer, degraded, uuid.uuid4().hex)
+        self._stages.rules.observe(time.monotonic() - started)
+        return Ranked(item_ids, scores, answer, degraded, f"{_ids.getrandbits(128):032x}")
+
+    def _permitted(self, ask: Ask, answer: Answer, item_ids: Sequence[str]) -> list[bool] | None:
+        """Which of the candidates may be returned now; None: all of them."""
+        plain = not ask.exclude_item_ids and ask.preferences is None
+        if plain and answer.ordinals is not None and self._catalogue.permits(answer.ordinals):
+            return None
+        # By id: an excluded item may have come into the catalogue after its id was looked up.
+        excluded = set(ask.exclude_item_ids)
+        permitted = [item_id not in excluded and self._catalogue.is_permitted(item_id) for item_id in item_ids]
+        if ask.preferences is None:
+            return permitted
+        pairs = zip(item_ids, permitted, strict=True)
+        return [good and ask.preferences.permits(self._catalogue.get(item_id)) for item_id, good in pairs]
 
     async def similar(
         self,
@@ -214,7 +233,7 @@ class Recommender:
                 deadline,
                 time.monotonic(),
                 limit=limit,
-                exclude=exclude if exclude is not None else np.zeros(0, dtype=np.int64),
+                exclude=exclude if exclude is not None else NOTHING,
                 exclude_seen=exclude_seen,
                 allow_stale=allow_stale,
                 score=score,

@@ -113,7 +113,7 @@ class ReleaseControl:
             yield failed.release_id, "failed"
 
     def state_of(self, release: Release) -> str:
-        """ "live", "previous" or "loaded"."""
+        """What a release that is ready is: "live", "previous" or "loaded"."""
         releases = self._parts.releases
         return "live" if release is releases.live else "previous" if release is releases.previous else "loaded"
 

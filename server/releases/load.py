@@ -29,6 +29,7 @@ from server.journal.items import StoredItem
 from server.journal.turn import in_turn
 from server.journal.writer import JournalWriter
 from server.releases.aside import Stopped
+from server.releases.compiled import TowerCompiler
 from server.releases.item_rows import ItemRows
 from server.releases.live_index import QUERIES, Lists, LiveIndex
 from server.releases.memory import Sizes, check_memory
@@ -57,6 +58,7 @@ class Parts(NamedTuple):
     config: Config
     journal_file: Path
     folder: Path  # of prepared releases
+    towers: TowerCompiler | None  # None: towers run as exported
 
 
 class Load:
@@ -119,6 +121,8 @@ class Load:
             parts.changes.bring(release, noted, followed)
         self._make_lists(release, at)
         self._tell("warming", 0.95)
+        if parts.towers is not None:
+            parts.towers.use(release)
         encode_once(release)
         parts.engine.call(lambda: _search_once(release)).result()
         parts.releases.look_after(release)

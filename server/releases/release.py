@@ -18,6 +18,9 @@ from server.releases.ranked import first_permitted
 from server.users.histories import History
 from server.users.vectors import UserVectors
 
+Read = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""What a tower reads of a history: slots, type codes, times in microseconds; parallel, oldest first."""
+
 
 class Release:
     """Everything that makes the vectors of one answer. The engine's thread owns it, except for what is read only.
@@ -55,6 +58,10 @@ class Release:
         self._time_features = manifest.time_features
         self.know_types(type_names)
 
+    def use_user_tower(self, tower: torch.nn.Module) -> None:
+        """Encodes with another form of the same tower from now on, such as a compiled one. On the engine's thread."""
+        self._user_tower = tower
+
     def know_types(self, names: Sequence[str]) -> None:
         """The types that histories have from now on; more may be added behind. Any thread, before a history has a new one."""
         known = self.bundle.manifest.event_types
@@ -84,23 +91,8 @@ class Release:
         if self._user_tower is None:
             raise ValueError("the release has no user tower")
         read = [self._read(history) for history in histories]
-        lengths = [len(slots) for slots, _, _ in read]
-        rows = self.index.matrix.read(np.concatenate([slots for slots, _, _ in read]))  # (sum of lengths, D) float32
-        shape = (len(read), max(lengths))
-        vectors = torch.zeros(*shape, rows.shape[1], device=self.device)  # (B, L, D) float32
-        types = np.zeros(shape, dtype=np.int64)  # (B, L)
-        ages = np.zeros(shape, dtype=np.float32)  # (B, L) seconds before the newest
-        start = 0
-        for row, (slots, codes, times_us) in enumerate(read):
-            length = len(slots)
-            vectors[row, :length] = rows[start : start + length]
-            types[row, :length] = codes
-            if self._time_features:
-                ages[row, :length] = (times_us[-1] - times_us) / 1e6
-            start += length
-        inputs = (vectors, torch.from_numpy(types), torch.from_numpy(ages), torch.tensor(lengths))
         with torch.inference_mode():
-            encoded: torch.Tensor = self._user_tower(*(one.to(self.device) for one in inputs))  # (B, D) float32
+            encoded: torch.Tensor = self._user_tower(*self._inputs(read))  # (B, D) float32
         return encoded.cpu().numpy()
 
     def item_vector(self, ordinal: int) -> NDArray[np.float32] | None:
@@ -169,8 +161,29 @@ class Release:
             yield
             self.index.settle()
 
-    def _read(self, history: History) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """What the tower reads of a history: slots, type codes, times in microseconds; parallel, oldest first."""
+    def _inputs(self, read: Sequence[Read]) -> tuple[torch.Tensor, ...]:
+        """What the user tower takes: vectors (B, L, D) float32, types (B, L) int64, ages (B, L) float32, lengths (B,) int64.
+
+        In NumPy, whose calls cost less than torch's.
+        """
+        lengths = np.array([len(slots) for slots, _, _ in read], dtype=np.int64)
+        shape = (len(read), int(lengths.max()))
+        rows = self.index.matrix.read_on_host(np.concatenate([slots for slots, _, _ in read]))  # (sum of lengths, D) float32
+        vectors = np.zeros((*shape, rows.shape[1]), dtype=np.float32)
+        types = np.zeros(shape, dtype=np.int64)
+        ages = np.zeros(shape, dtype=np.float32)  # seconds before the newest
+        start = 0
+        for row, (slots, codes, times_us) in enumerate(read):
+            length = len(slots)
+            vectors[row, :length] = rows[start : start + length]
+            types[row, :length] = codes
+            if self._time_features:
+                ages[row, :length] = (times_us[-1] - times_us) / 1e6
+            start += length
+        inputs = tuple(torch.from_numpy(one) for one in (vectors, types, ages, lengths))
+        return inputs if self.device.type == "cpu" else tuple(one.to(self.device) for one in inputs)
+
+    def _read(self, history: History) -> Read:
         codes = self._type_codes[history.types]
         slots = self.placement.slots_of(history.ordinals)
         counts = (codes > 0) & (slots >= 0)

@@ -324,3 +324,22 @@ def test_changes_are_remembered_in_order_or_not_at_all(sizes: list[int], positio
         assert found is None
     else:
         assert found is not None and found.tolist() == everything[position:].tolist()
+
+
+def test_comparing_takes_no_more_than_its_part_of_the_time():
+    index = ENGINES["exact"](DIM, 64)
+    fill(index)
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.001  # so a step takes a millisecond
+        return now[0]
+
+    monitor = RecallMonitor(index, target=0.95, threshold=0.9, share=1.0, most_time=0.1, clock=clock)
+    index.watchers.append(monitor)
+    for query in torch.from_numpy(unit_rows(200, 3, DIM)):
+        index.search(query[None], [10])
+        finish(monitor)
+        now[0] += 0.005
+    assert 0 < monitor.measured < 60  # of 200: to compare all of them would take several tenths of the time
+    assert monitor.skipped == 0

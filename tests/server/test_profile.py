@@ -249,9 +249,13 @@ def test_an_item_that_turns_out_to_be_disliked_after_the_search_is_left_out(shar
     ask = Ask(Person(USER, "nobody"), 5).preferring(
         Preferences(frozenset(), frozenset(["item-0"]), frozenset(), frozenset(["red"]), BONUS)
     )
-    recommender = Recommender(shared.app.tenant.people, shared.app.tenant.catalogue, shared.app.tenant._engine, shared.app.tenant._release)
+    recommender = Recommender(
+        shared.app.tenant.people, shared.app.tenant.catalogue, shared.app.tenant._engine, shared.app.tenant._release
+    )
     found = Answer("any", candidates=Candidates(["item-0", "item-5", "item-6"], np.arange(3), np.ones(3, dtype=np.float32)))
-    popular = Answer("any", fallback=Fallback.NO_HISTORY, popular=shared.app.tenant.catalogue.ordinals(["item-0", "item-5", "item-6"]))
+    popular = Answer(
+        "any", fallback=Fallback.NO_HISTORY, popular=shared.app.tenant.catalogue.ordinals(["item-0", "item-5", "item-6"])
+    )
     for answer in (found, popular):
         assert recommender.rank(ask, answer) is None  # it is asked for again
         last = recommender.rank(ask, answer, final=True)

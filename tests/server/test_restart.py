@@ -127,7 +127,7 @@ def test_import_refuses_a_directory_in_use_and_files_that_are_no_events(serve: S
 
 
 def start(bundle: Path, data: Path, **sections: object) -> None:
-    App(Config(bundle=bundle, data=data, **{"listen": {"port": 0}, **sections})).start()  # type: ignore[arg-type]
+    App(Config(bundle=bundle, data=data, **{"listen": {"port": 0}, "engine": {"compile": False}, **sections})).start()  # type: ignore[arg-type]
 
 
 def test_a_second_server_on_the_same_directory_is_refused(serve: Serve, bundle_path: Path, tmp_path: Path):
