@@ -373,7 +373,7 @@ def test_while_one_bundle_is_loaded_the_same_is_waited_for_and_another_refused(
 ):
     ids = bundles[1]
     held = Held(served)
-    with pytest.raises(towerbridge.DeadlineExceeded, match="the load goes on"):
+    with pytest.raises(towerbridge.DeadlineExceeded):  # the load goes on
         served.client.load_release("b", timeout_s=1.5)
     assert held.entered.is_set()
     loading = next(one for one in served.client.list_releases().releases if one.release_id == ids["b"])
