@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 _READY = "is ready on port "
@@ -15,15 +15,19 @@ class ServerError(Exception):
 
 
 class ServerProcess:
-    """`python -m server` on a free loopback port. `ready_line` is what it said when it was ready."""
+    """`python -m server` on a free loopback port. `ready_line` is what it said when it was ready.
 
-    def __init__(self, bundle: Path, data: Path, *flags: str) -> None:
+    log: a file that gets what it says on standard error; otherwise that goes where the caller's goes.
+    """
+
+    def __init__(self, bundle: Path, data: Path, *flags: str, log: Path | None = None) -> None:
         command = [sys.executable, "-m", "server", "--bundle", str(bundle), "--data", str(data), "--port", "0", *flags]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        with nullcontext() if log is None else log.open("ab") as errors:
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         self.ready_line = self._process.stdout.readline().strip() if self._process.stdout else ""
         if _READY not in self.ready_line:
             self.kill()
-            raise ServerError("the server did not start; its message is above")
+            raise ServerError(f"the server did not start; its message is {'above' if log is None else f'in {log}'}")
         self.target = f"127.0.0.1:{int(self.ready_line.split(_READY)[1].split(':')[0])}"
 
     @property
@@ -54,9 +58,9 @@ class ServerProcess:
 
 
 @contextmanager
-def running_server(bundle: Path, data: Path, *flags: str) -> Iterator[ServerProcess]:
+def running_server(bundle: Path, data: Path, *flags: str, log: Path | None = None) -> Iterator[ServerProcess]:
     """A server that is drained at the end, and killed if the body fails."""
-    server = ServerProcess(bundle, data, *flags)
+    server = ServerProcess(bundle, data, *flags, log=log)
     try:
         yield server
     except BaseException:
