@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 _WINDOW_SECONDS = 0.05  # between two changes of a limit: several batches, and a few wake-ups of the loop
-_LEAST = 4  # calls: below it the engine has nothing to batch
+_LEAST = 16  # calls: what comes at once by chance is not refused at any load that can be borne
 _FIRST = 32
 _DOWN = 0.85
 _UP = 1.1

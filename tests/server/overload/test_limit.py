@@ -76,7 +76,7 @@ def test_under_lasting_overload_it_comes_down_to_what_keeps_the_engine_busy_and_
     limit, clock = adaptive()
     for _ in range(100):
         window(limit, clock, in_flight=limit.limit, wait_s=1.0)
-    assert limit.limit == 4
+    assert limit.limit == 16
     for _ in range(40):  # windows of 50 ms
         window(limit, clock, in_flight=limit.limit, wait_s=0.001)
     assert limit.limit >= 100
@@ -102,7 +102,7 @@ def test_whatever_happens_the_limit_stays_between_its_bounds(maximum: int, windo
     limit, clock = adaptive(maximum)
     for in_flight, wait_s, lag_s in windows:
         window(limit, clock, in_flight=in_flight, wait_s=wait_s, lag_s=lag_s)
-        assert min(4, maximum) <= limit.limit <= maximum
+        assert min(16, maximum) <= limit.limit <= maximum
         assert limit.in_flight == 0
 
 
