@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from server.config import TENANT, TenantName
+from server.config import TENANT
 from server.errors import StartupError
+from server.journal.commands import tenant_name
 from server.security.key_file import KeyName, StoredKey, create, read_keys, revoke
 from server.security.roles import GRANTED, Role
 
@@ -50,7 +51,11 @@ def _parser() -> argparse.ArgumentParser:
         "create", help="make a key and print it, once", description="Make a key. It is printed once, and kept nowhere."
     )
     making.add_argument(
-        "--tenant", default=TENANT, type=_tenant, metavar="NAME", help=f"whose people and items it reaches; {TENANT} by default"
+        "--tenant",
+        default=TENANT,
+        type=tenant_name,
+        metavar="NAME",
+        help=f"whose people and items it reaches; {TENANT} by default",
     )
     making.add_argument("--name", required=True, type=_name, help="who uses it, such as shop; the audit log says this name")
     making.add_argument(
@@ -122,18 +127,11 @@ def _times(key: dict[str, Any]) -> Sequence[str]:
     return key["created_at"], key.get("revoked_at", "-")
 
 
-def _tenant(text: str) -> str:
-    return _checked(TypeAdapter(TenantName), text, "lower-case letters, digits, - and _, at most 63, not beginning with - or _")
-
-
 def _name(text: str) -> str:
-    return _checked(TypeAdapter(KeyName), text, "letters, digits and . _ @ -, at most 63, beginning with a letter or digit")
-
-
-def _checked(kind: TypeAdapter[str], text: str, rule: str) -> str:
     try:
-        return kind.validate_python(text)
+        return TypeAdapter(KeyName).validate_python(text)
     except ValidationError:
+        rule = "letters, digits and . _ @ -, at most 63, beginning with a letter or digit"
         raise argparse.ArgumentTypeError(f"must be {rule}") from None
 
 

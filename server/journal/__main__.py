@@ -14,6 +14,7 @@ examples:
   python -m server.journal import data/events.parquet --data state --consent personalisation,training --consent-source terms
   python -m server.journal backup --data state --keep 7          # also while a server runs
   python -m server.journal export --data state --out export.parquet
+  python -m server.journal export --data state --tenant acme --out acme.parquet
   python -m server.journal restore state/default/backups/journal-20270115T080000000000Z.sqlite --data state --replace
 """
 # Each adds one verb, in the order of --help. A verb's `run` gets the arguments and returns the exit status.

@@ -19,7 +19,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_data(command: argparse.ArgumentParser) -> None:
-    """Adds --data, the server's data directory."""
+    """Adds --data, the server's data directory, and --tenant, whose part of it."""
     default = os.environ.get("TOWERBRIDGE__DATA")
     command.add_argument(
         "--data",
@@ -29,6 +29,28 @@ def add_data(command: argparse.ArgumentParser) -> None:
         required=not default,
         help="the server's data directory [TOWERBRIDGE__DATA]",
     )
+    command.add_argument(
+        "--tenant", type=tenant_name, default="default", metavar="NAME", help="whose journal; default, by default"
+    )
+
+
+def tenant_name(text: str) -> str:
+    """A tenant's name, as the settings take it. It names a folder, so it must not lead to another one."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from server.config import TenantName
+
+    try:
+        return TypeAdapter(TenantName).validate_python(text)
+    except ValidationError:
+        rule = "lower-case letters, digits, - and _, at most 63, beginning with a letter or digit"
+        raise argparse.ArgumentTypeError(f"must be {rule}") from None
+
+
+def folder_of(arguments: argparse.Namespace) -> Path:
+    """The tenant's part of the data directory."""
+    data: Path = arguments.data
+    return data / str(arguments.tenant)
 
 
 def add_erasure_key(command: argparse.ArgumentParser) -> None:
@@ -52,7 +74,15 @@ def read_config(arguments: argparse.Namespace) -> "Config":
     """The server's settings, from --config and environment variables. Raises StartupError."""
     from server.config_sources import load_config
 
-    return load_config(arguments.config, {"data": arguments.data, "bundle": Path()})  # the bundle is not looked at
+    data = {"data": arguments.data}
+    try:
+        config = load_config(arguments.config, data)
+    except StartupError:  # a bundle is needed, which is not looked at here; anything else is said again
+        return load_config(arguments.config, data | {"bundle": Path()})
+    if arguments.config is not None and arguments.tenant not in config.served:
+        named = ", ".join(config.served)
+        raise StartupError(f"{arguments.config} serves no tenant {arguments.tenant}, but {named}; give --tenant NAME")
+    return config
 
 
 def key_of(arguments: argparse.Namespace, config: "Config") -> Path | None:
@@ -85,7 +115,6 @@ def add_import(commands: Commands) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from server.config import TENANT
     from server.journal.database import open_journal
     from server.journal.erase import forget_erased
     from server.journal.history_import import Agreed, import_events, open_events
@@ -97,7 +126,7 @@ def _import(arguments: argparse.Namespace) -> int:
         raise StartupError("give --consent and --consent-source together: a decision without its source proves nothing")
     agreed = Agreed(arguments.consent, arguments.consent_source) if arguments.consent else None
     config = read_config(arguments)
-    directory = arguments.data / TENANT
+    directory = folder_of(arguments)
     events = open_events(arguments.file)  # before a directory is made for nothing
     with closing(open_journal(directory)) as file, closing(open_tombstones(directory, key_of(arguments, config))) as erased:
         forget_erased(file, erased)
@@ -123,14 +152,17 @@ def add_verify(commands: Commands) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from server.config import TENANT
     from server.journal.database import FILE_NAME
     from server.journal.pages import REMEDY
     from server.journal.verify import verify
 
-    path = arguments.file or arguments.data / TENANT / FILE_NAME
+    path = arguments.file or folder_of(arguments) / FILE_NAME
     if not path.is_file():
-        problem = f"{path} is not a file; check --file" if arguments.file else f"{path.parent} holds no journal; check --data"
+        problem = (
+            f"{path} is not a file; check --file"
+            if arguments.file
+            else f"{path.parent} holds no journal; check --data and --tenant"
+        )
         raise StartupError(problem)
     found = verify(path)
     for problem in found.problems:
@@ -148,18 +180,17 @@ def add_backup(commands: Commands) -> None:
         description="Copy the journal to one consistent, checked file, also while a server runs. People who are erased are not "
         "in it.",
     )
-    command.add_argument("--out", type=Path, metavar="FILE", help="the new file (DIR/default/backups/journal-TIME.sqlite)")
-    command.add_argument("--keep", type=_positive, metavar="N", help="then delete all but the N latest of DIR/default/backups")
+    command.add_argument("--out", type=Path, metavar="FILE", help="the new file (DIR/TENANT/backups/journal-TIME.sqlite)")
+    command.add_argument("--keep", type=_positive, metavar="N", help="then delete all but the N latest of DIR/TENANT/backups")
     add_data(command)
     add_erasure_key(command)
     command.set_defaults(run=_backup)
 
 
 def _backup(arguments: argparse.Namespace) -> int:
-    from server.config import TENANT
     from server.journal.backup import back_up
 
-    done = back_up(arguments.data / TENANT, arguments.out, keep=arguments.keep, key_file=arguments.erasure_key)
+    done = back_up(folder_of(arguments), arguments.out, keep=arguments.keep, key_file=arguments.erasure_key)
     print(f"{done.path}: {done.size_bytes} bytes, {done.counts['people']} people, {done.counts['events']} events")
     for path in done.deleted:
         print(f"deleted {path}")
@@ -190,12 +221,11 @@ def add_restore(commands: Commands) -> None:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    from server.config import TENANT
     from server.journal.restore import restore
 
     done = restore(
         arguments.backup,
-        arguments.data / TENANT,
+        folder_of(arguments),
         replace=arguments.replace,
         without_tombstones=arguments.without_tombstones,
         key_file=arguments.erasure_key,

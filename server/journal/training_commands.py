@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from server.journal.commands import Commands, add_config, add_data, add_erasure_key, key_of, read_config
+from server.journal.commands import Commands, add_config, add_data, add_erasure_key, folder_of, key_of, read_config
 
 
 def add_export(commands: Commands) -> None:
@@ -21,14 +21,13 @@ def add_export(commands: Commands) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from server.config import TENANT
     from server.journal.export import export_events
     from server.users.consent import presumed_by
     from server.users.intake import now_us
 
     config = read_config(arguments)
     done = export_events(
-        arguments.data / TENANT,
+        folder_of(arguments),
         arguments.out,
         presumed_by(config.consent),
         now_us=now_us(),
@@ -54,13 +53,12 @@ def add_screen(commands: Commands) -> None:
 
 
 def _screen(arguments: argparse.Namespace) -> int:
-    from server.config import TENANT
     from server.journal.export import screen
     from server.users.consent import presumed_by
 
     config = read_config(arguments)
     done = screen(
-        arguments.data / TENANT,
+        folder_of(arguments),
         arguments.file,
         presumed_by(config.consent),
         key_file=key_of(arguments, config),
