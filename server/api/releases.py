@@ -9,7 +9,8 @@ from towerbridge.v1 import release_pb2, release_pb2_grpc
 from server.api.wire import Context, deadline_of, to_timestamp
 from server.catalogue.catalogue import Catalogue
 from server.fields import check_text
-from server.releases.control import Promoted, ReleaseControl
+from server.releases.control import ReleaseControl
+from server.releases.going_live import Promoted
 from server.releases.release import Release
 from server.waiting import result_of
 

@@ -12,7 +12,7 @@ from server.catalogue.attributes import filterable
 from server.catalogue.catalogue import Catalogue
 from server.catalogue.text_workers import TextWorkers
 from server.engine.engine import Engine, Steps
-from server.errors import DeadlineExceeded
+from server.errors import DeadlineExceeded, ServiceError
 from server.journal.items import ItemContent, RemoveItems, SetAvailability, StoredItem, UpsertItems, UpsertOutcome
 from server.journal.writer import JournalWriter
 from server.releases.release import Release
@@ -59,8 +59,12 @@ class CatalogueChanges:
         made = {live: self._compute(live, contents, deadline)}
         for release in self._releases.held:
             if release is not live:
-                read = self._texts.read(contents, release.item_vectors, deadline)
-                made[release] = self._compute(release, read, deadline)
+                try:
+                    read = self._texts.read(contents, release.item_vectors, deadline)
+                    made[release] = self._compute(release, read, deadline)
+                except ServiceError:
+                    if release in self._releases.held:
+                        raise  # else it went meanwhile, and its encoder with it
 
         def publish(outcomes: Sequence[UpsertOutcome]) -> tuple[Sequence[UpsertOutcome], Future[Placed]]:
             return outcomes, self._publish_upserts(outcomes, made, attributes)
@@ -68,7 +72,11 @@ class CatalogueChanges:
         outcomes, visible = _wait(self._journal.submit(UpsertItems(contents, publish)), deadline)
         placed = _wait(visible, deadline)
         for release in placed.missed:  # it came while this call was under way
-            self.bring(release, [one.stored for one in outcomes], placed.at)
+            try:
+                self.bring(release, [one.stored for one in outcomes], placed.at)
+            except ServiceError:
+                if release in self._releases.held:
+                    raise
         pairs = zip(outcomes, made[live].has_vector.tolist(), strict=True)
         return [Upserted(outcome.created, searchable) for outcome, searchable in pairs]
 

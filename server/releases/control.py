@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from index.bundle import BundleError
 from index.bundle.manifest import read_manifest
@@ -23,19 +23,17 @@ from server.errors import (
     ServiceError,
     Unavailable,
 )
-from server.journal.bundles import NoteBundle
 from server.releases.aside import Stopped, prepare_aside
+from server.releases.going_live import STOPPING, GoingLive, Promoted
 from server.releases.load import Load, Parts, Preparer, discard
 from server.releases.memory import available_bytes
-from server.releases.record import Record, Recorded, is_there, write_record
+from server.releases.record import Recorded, is_there
 from server.releases.release import Release
-from server.releases.warming import Warming
 from server.users.refresher import Refresher
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-_STOPPING = "the server is stopping; repeat the call elsewhere"
-_LATE = "the vectors of {} people were not computed in time; nothing has changed: give the call more time"
+_NO_TURN = "its turn did not come in time; nothing has changed: repeat the call"
 
 
 @dataclass(frozen=True)
@@ -45,14 +43,6 @@ class Failed:
     release_id: str
     path: Path
     error: str
-
-
-class Promoted(NamedTuple):
-    """A release that is live now."""
-
-    release: Release
-    previous_id: str  # the release that was live before; "" if it was live already
-    people_ready: int
 
 
 class ReleaseControl:
@@ -74,13 +64,10 @@ class ReleaseControl:
         self.loading: Load | None = None
         self.failed: Failed | None = None
         self._parts = parts
-        self._catalogue = catalogue
-        self._refresher = refresher
-        self._folder = tenant_folder
-        self._configured = configured
+        self._going_live = GoingLive(parts, catalogue, refresher, tenant_folder, configured[1], clock_us)
+        self._configured = configured[0]
         self._clock_us = clock_us
         self._loaded_us: dict[str, int] = {parts.releases.live.release_id: clock_us()}
-        self._promoted_us: dict[str, int] = {}
         self._coming_back: str | None = None  # the release before the live one, which is loaded again after a start
         self._lock = threading.Lock()
         self._stopping = False
@@ -93,7 +80,7 @@ class ReleaseControl:
 
     def promoted_us(self, release: Release) -> int | None:
         """When the release was last made the live one, in microseconds since 1970."""
-        return self._promoted_us.get(release.release_id)
+        return self._going_live.promoted_us.get(release.release_id)
 
     def ready(self) -> list[Release]:
         """The releases that can answer: the live one, the one before it, then the others by age."""
@@ -155,9 +142,7 @@ class ReleaseControl:
             self._stopping = True
             if self.loading is not None:
                 self.loading.stopping.set()
-        warming = self._parts.releases.warming
-        if warming is not None:
-            warming.given_up = True
+        self._going_live.stop()
         self._changer.shutdown(cancel_futures=True)
         self._loader.shutdown(cancel_futures=True)
 
@@ -172,9 +157,12 @@ class ReleaseControl:
 
     def _trusted(self, bundle: str) -> Path:
         """The bundle's directory, without links. Raises InvalidField if it is not below a folder that is trusted."""
-        own = self._configured[0].resolve().parent
+        own = self._configured.resolve().parent
         roots = [one.resolve() for one in self._parts.config.releases.bundles or (own,)]
-        path = (roots[0] / bundle).resolve()
+        try:
+            path = (roots[0] / bundle).resolve()
+        except (ValueError, RuntimeError, OSError) as error:  # a NUL, a circle of links
+            raise InvalidField("bundle", f"is no directory's name: {error}") from None
         if not any(path.is_relative_to(root) and path != root for root in roots):
             names = ", ".join(map(str, roots))
             raise InvalidField("bundle", f"lies outside of {names}; copy it there, or add its folder to releases.bundles")
@@ -184,7 +172,7 @@ class ReleaseControl:
         releases = self._parts.releases
         with self._lock:
             if self._stopping:
-                raise Unavailable(_STOPPING)
+                raise Unavailable(STOPPING)
             loading = self.loading
             if loading is not None and loading.release_id == release_id:
                 return loading.done
@@ -230,9 +218,9 @@ class ReleaseControl:
             self._changer.submit(self._make_room).result()
             release = load.run()
         except Stopped:
-            error = Unavailable(_STOPPING)
+            error = Unavailable(STOPPING)
         except BaseException as failure:
-            error = Unavailable(_STOPPING) if self._stopping else failure
+            error = Unavailable(STOPPING) if self._stopping else failure
         with self._lock:
             self.loading = None
             if error is None:
@@ -265,7 +253,7 @@ class ReleaseControl:
 
         with self._lock:
             if self._stopping:
-                raise Unavailable(_STOPPING)
+                raise Unavailable(STOPPING)
             self._changer.submit(run).add_done_callback(lambda work: _refuse_if_cancelled(work, done))
         return done
 
@@ -278,8 +266,7 @@ class ReleaseControl:
             raise NotFound(f"release_id: {release_id!r} {problem}")
         if release is releases.live:
             return Promoted(release, "", 0)
-        ready = self._warm(release, deadline)
-        return self._make_live(release, ready)
+        return self._going_live.make_live(release, self._going_live.warm(release, deadline))
 
     def _rollback(self, expected: str | None, deadline: float) -> Promoted:
         releases = self._parts.releases
@@ -293,63 +280,10 @@ class ReleaseControl:
                 )
             raise FailedPrecondition("no release was live before the live one; load and promote another")
         if time.monotonic() > deadline:
-            raise DeadlineExceeded(_LATE.format(0))
-        return self._make_live(releases.previous, 0)
-
-    def _warm(self, release: Release, deadline: float) -> int:
-        """Computes the vectors of people who were active last; how many have one then."""
-        releases, people, count = self._parts.releases, self._parts.people, self._parts.config.releases.warm_people
-        keys = dict.fromkeys(releases.live.user_vectors.recent(count))
-        if len(keys) < count:
-            keys.update(dict.fromkeys(people.keys_in_memory()))
-        warming = releases.warming = Warming(release, people, list(keys)[:count], self._clock_us)
-        try:
-            while not warming.done.done():
-                if self._stopping:
-                    raise Unavailable(_STOPPING)
-                if time.monotonic() > deadline:
-                    raise DeadlineExceeded(_LATE.format(len(warming.keys)))
-                self._parts.engine.poke()
-                threading.Event().wait(0.02)
-        finally:
-            warming.given_up = True
-            releases.warming = None
-        if time.monotonic() > deadline:
-            raise DeadlineExceeded(_LATE.format(len(warming.keys)))
-        return warming.ready
-
-    def _make_live(self, release: Release, ready: int) -> Promoted:
-        """On disk first: what is live after a crash is then what was live last, or what was about to be."""
-        parts, releases = self._parts, self._parts.releases
-        before = releases.live
-        manifest = release.bundle.manifest
-        parts.journal.submit(NoteBundle(release.release_id, manifest.watermark, self._clock_us())).result()
-        record = Record(configured=self._configured[1], live=_recorded(release), previous=_recorded(before))
-        try:
-            write_record(self._folder, record)
-        except OSError as error:
-            raise Unavailable(f"the record of the live release cannot be written ({error.strerror}); mend the disk") from None
-
-        def swap() -> None:
-            releases.make_live(release)
-            self._catalogue.popularity = release.popularity
-            if manifest.event_types or before.bundle.manifest.event_types:
-                parts.people.live_types = frozenset(manifest.event_types)
-
-        parts.engine.call(swap).result()
-        self._promoted_us[release.release_id] = self._clock_us()
-        # Whoever has no vector yet gets one when nobody waits, or when they ask.
-        self._refresher.mark_all([key for key in parts.people.keys_in_memory() if key not in release.user_vectors])
-        parts.engine.poke()
-        gc.freeze()
-        _log.info("release %s is live, after %s; %d people were ready", release.release_id, before.release_id, ready)
-        return Promoted(release, before.release_id, ready)
+            raise DeadlineExceeded(_NO_TURN)
+        return self._going_live.make_live(releases.previous, 0)
 
 
 def _refuse_if_cancelled(work: Future[None], done: Future[T]) -> None:
     if work.cancelled():
-        done.set_exception(Unavailable(_STOPPING))
-
-
-def _recorded(release: Release) -> Recorded:
-    return Recorded(release_id=release.release_id, bundle=str(release.bundle.path.resolve()))
+        done.set_exception(Unavailable(STOPPING))

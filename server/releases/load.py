@@ -1,14 +1,12 @@
 """A release that is loaded beside the live one: prepared aside, filled in short steps, following every change meanwhile."""
 
-import json
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +16,7 @@ from index.bundle import Bundle, BundleError, read_again
 from index.bundle.manifest import read_manifest
 from index.choice import ChoiceError
 from index.gpu.memory import MemoryPlanError
-from index.probing import ProbeTable
 from server.catalogue.changes import CatalogueChanges
-from server.catalogue.popularity import Popularity
 from server.catalogue.text_workers import TextWorkers
 from server.config import Config
 from server.engine.engine import Engine, Steps
@@ -30,9 +26,9 @@ from server.journal.turn import in_turn
 from server.journal.writer import JournalWriter
 from server.releases.aside import Stopped
 from server.releases.compiled import TowerCompiler
-from server.releases.item_rows import ItemRows
-from server.releases.live_index import QUERIES, Lists, LiveIndex
+from server.releases.live_index import QUERIES, LiveIndex
 from server.releases.memory import Sizes, check_memory
+from server.releases.prepared import SNAPSHOT, Prepared
 from server.releases.preparing import Order, Progress
 from server.releases.release import Release
 from server.releases.releases import Releases
@@ -76,7 +72,7 @@ class Load:
         self._parts = parts
         self._prepare = prepare
         self._available = available
-        self._folder = parts.folder / release_id
+        self._prepared = Prepared(parts.folder / release_id)
         self._noted: dict[int, StoredItem] = {}  # items that were put before the release followed, by ordinal
         self._live_index: LiveIndex | None = None
         self._release: Release | None = None
@@ -99,18 +95,17 @@ class Load:
         parts, started = self._parts, time.monotonic()
         dim, bundle_items = self._sizes()
         self._check_memory(dim, bundle_items)
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
         in_turn(parts.journal, self._record)
         placement = parts.releases.placement
         ordinals, at = parts.engine.call(lambda: (placement.placed(), placement.changes)).result()
-        np.save(self._folder / "ordinals.npy", ordinals)
-        self._save_histories()
+        histories = [history for _, history in parts.people.some(QUERIES)]
+        self._prepared.ask(ordinals, histories, parts.people.type_names)
         user_vectors = UserVectors(dim, parts.config.users.max_people_in_memory)
         live_index = self._live_index = self._make_index(dim, user_vectors)
         recall = parts.config.index.recall if live_index.rebuild is not None else None
-        order = Order(self.path, self.release_id, parts.journal_file, self._folder, recall)
+        order = Order(self.path, self.release_id, parts.journal_file, self._prepared.path, recall)
         self._prepare(order, self._tell, self.stopping)
+        self._prepared.forget_histories()
         release = self._release = self._open(user_vectors, live_index)
         self._tell("filling", 0.8)
         followed = in_turn(parts.journal, lambda: self._follow(release)).result()
@@ -126,6 +121,7 @@ class Load:
         encode_once(release)
         parts.engine.call(lambda: _search_once(release)).result()
         parts.releases.look_after(release)
+        self._prepared.keep_snapshot()
         _log.info("release %s is loaded; it took %.1f s", self.release_id, time.monotonic() - started)
         return release
 
@@ -164,23 +160,11 @@ class Load:
             device=parts.config.engine.device,
             max_batch=parts.config.engine.max_batch,
             release_id=self.release_id,
-            folder=self._folder / "index" if parts.config.index.snapshots else None,
+            folder=self._prepared.path / SNAPSHOT if parts.config.index.snapshots else None,
             stored_vectors=user_vectors.some,
             wake=parts.engine.poke,
             releases=1,
         )
-
-    def _save_histories(self) -> None:
-        """Some people's events: what the index is measured with."""
-        histories = [history for _, history in self._parts.people.some(QUERIES)]
-        columns: dict[str, Any] = {
-            "ordinals": np.concatenate([np.zeros(0, np.int32), *(one.ordinals for one in histories)]),
-            "types": np.concatenate([np.zeros(0, np.int16), *(one.types for one in histories)]),
-            "times_us": np.concatenate([np.zeros(0, np.int64), *(one.times_us for one in histories)]),
-            "bounds": np.cumsum([0, *(len(one.ordinals) for one in histories)]),
-            "names": np.array(self._parts.people.type_names, dtype=np.str_),
-        }
-        np.savez(self._folder / "histories.npz", **columns)
 
     def _open(self, user_vectors: UserVectors, live_index: LiveIndex) -> Release:
         """The release without items, and its texts' encoder."""
@@ -192,9 +176,7 @@ class Load:
         worker = parts.texts.open(bundle)
         if worker is not None:
             warm_up_texts(bundle, worker)
-        absent: dict[str, float] = json.loads((self._folder / "absent.json").read_text())
-        popularity = Popularity(np.load(self._folder / "popularity.npy"), absent)
-        rows = ItemRows(self._array("hashes"), self._array("rows"))
+        popularity, rows = self._prepared.popularity(), self._prepared.rows()
         device = parts.config.engine.device
         names = parts.people.type_names
         return Release(bundle, parts.releases.placement, names, user_vectors, live_index, popularity, device=device, rows=rows)
@@ -227,28 +209,34 @@ class Load:
         """Gives all items their vectors but those that have changed since."""
         threads = self._parts.config.engine.threads
         release.live_index.take_over(threads=threads)
-        placed, has_vector, vectors = self._array("placed"), self._array("has_vector"), self._array("vectors")
-        for start in range(0, len(placed), _ROWS_AT_ONCE):
+        made = self._prepared.vectors()
+        for start in range(0, len(made.ordinals), _ROWS_AT_ONCE):
             if self.stopping.is_set():
                 raise Stopped
             its = slice(start, start + _ROWS_AT_ONCE)
-            release.bring(np.array(placed[its]), np.array(has_vector[its]), np.array(vectors[its]), made_at=at)
+            ordinals, has_vector, vectors = (
+                np.array(made.ordinals[its]),
+                np.array(made.has_vector[its]),
+                np.array(made.vectors[its]),
+            )
+            release.bring(ordinals, has_vector, vectors, made_at=at)
             yield
 
     def _make_lists(self, release: Release, at: int) -> None:
         rebuild, engine = release.live_index.rebuild, self._parts.engine
-        if rebuild is None or not (self._folder / "lists.json").exists():
+        if rebuild is None or not self._prepared.has_lists:
             return
         self._tell("building", 0.9)
-        lists, placement = self._lists(), self._parts.releases.placement
+        lists, placement = self._prepared.lists(), self._parts.releases.placement
+        made, lists_of = self._prepared.vectors(), self._prepared.list_of()
 
         def list_of() -> NDArray[np.int32]:
-            ordinals = np.array(self._array("placed"))
+            ordinals = np.array(made.ordinals)
             known = placement.unchanged(ordinals, at)
             found = np.full(len(placement.slots.ids), -1, dtype=np.int32)
             slots = placement.slots_of(ordinals[known])
             inside = slots >= 0
-            found[slots[inside]] = self._array("list_of")[known][inside]
+            found[slots[inside]] = lists_of[known][inside]
             return found
 
         engine.call(lambda: release.live_index.take(lists, list_of)).result()
@@ -266,16 +254,6 @@ class Load:
             if self.stopping.wait(_LOOK_SECONDS):
                 raise Stopped
 
-    def _lists(self) -> Lists:
-        numbers = json.loads((self._folder / "lists.json").read_text())
-        table = ProbeTable(numbers["target"], np.array(self._array("needed")))
-        queries = torch.from_numpy(np.array(self._array("queries")))
-        return Lists(np.array(self._array("centroids")), table, numbers["gather_rows"], queries)
-
-    def _array(self, name: str) -> NDArray[Any]:
-        array: NDArray[Any] = np.load(self._folder / f"{name}.npy", mmap_mode="r")
-        return array
-
     def _undo(self) -> None:
         parts = self._parts
         parts.releases.recorder = None
@@ -283,7 +261,7 @@ class Load:
             discard(parts, self._release)
         elif self._live_index is not None:
             self._live_index.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._prepared.remove()
 
 
 def discard(parts: Parts, release: Release) -> None:

@@ -35,7 +35,8 @@ class Warming:
             return False
         due, self._due = self._due, [(key, self._people.history(key)) for key in self._following()]
         if self._release.has_user_tower:
-            self._encode([(key, history) for key, history in due if self._release.counts(history)])
+            stale = [(key, history) for key, history in due if not self._is_fresh(key, history)]
+            self._encode([(key, history) for key, history in stale if self._release.counts(history)])
         if not self._due:
             self.done.set_result(None)
         return bool(self._due)
@@ -44,6 +45,13 @@ class Warming:
         its = self.keys[self._next : self._next + _AT_ONCE]
         self._next += len(its)
         return its
+
+    def _is_fresh(self, key: int, history: History) -> bool:
+        """Whether there is a vector already: of an attempt before, or of when the release was live."""
+        stored = self._release.user_vectors.get(key)
+        fresh = stored is not None and stored.version == history.version
+        self.ready += fresh
+        return fresh
 
     def _encode(self, counting: list[tuple[int, History]]) -> None:
         if not counting:

@@ -11,6 +11,7 @@ from towerbridge import v1
 
 from server.app import App
 from server.config import Config
+from server.releases.preparing import prepare
 from tests.server.conftest import PRESUMED, Clock, Served
 from tests.tiny import write_tiny_bundle
 
@@ -26,12 +27,15 @@ def write_bundles(folder: Path, names: str = "abc", **options: Any) -> dict[str,
 
 
 @contextmanager
-def serving(bundle: Path, data: Path, **sections: Any) -> Iterator[Served]:
+def serving(bundle: Path, data: Path, *, aside: bool = False, **sections: Any) -> Iterator[Served]:
+    """aside: bundles are prepared in a process of its own, as elsewhere; else in this one, which has everything imported."""
     clock = Clock()
     sections.setdefault("consent", PRESUMED)
     sections.setdefault("engine", {"compile": False})
     config = Config(bundle=bundle, data=data, listen={"port": 0, "drain_seconds": 1.0}, **sections)  # type: ignore[arg-type]
     app = App(config, clock_us=clock)
+    if not aside:
+        app.tenant.control.prepare = lambda order, progress, stopping: prepare(order, progress)
     app.start()
     served = Served(app, towerbridge.Client(f"127.0.0.1:{app.port}", timeout_s=PATIENCE_S), clock)
     try:
