@@ -121,12 +121,13 @@ class AuditLog:
             raise OSError("an earlier write failed halfway; mend the disk and restart the server")
         self._follow()
         size = os.fstat(self._descriptor).st_size
+        rest = memoryview(text)
         try:
-            rest = memoryview(text)
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError:
-            self._or_fail(lambda: os.ftruncate(self._descriptor, size))  # half a line is none
+            if len(rest) < len(text):
+                self._or_fail(lambda: os.ftruncate(self._descriptor, size))  # half a line is none
             raise
         self._or_fail(lambda: os.fsync(self._descriptor))
 
