@@ -21,6 +21,7 @@ _SANE_COUNTS = (1, 2, 3, 5)
 _ODD_COUNTS = (0, 0, 1, 1, 2, 3, 5, 33, 65)
 _HUGE_COUNTS = (101, 1_000, 1_001, 10_001, 100_001)
 _HUGE_SHARE = 0.03
+_MOST_BYTES = 8 * 1024 * 1024  # of one list of texts
 
 
 class Messages:
@@ -90,14 +91,16 @@ class _Making:
             if field.message_type is not None and self._left <= 0:
                 break
             values.append(self._value(field) if field.message_type is None else self.message(field.message_type, depth - 1))
+        if values and isinstance(values[0], str):
+            size = min(size, _MOST_BYTES // (len(values[0].encode()) + 1))
         return values + values[:1] * (size - len(values))
 
     def _fill_map(self, entries: Any, field: Field, depth: int) -> None:
         assert field.message_type is not None
-        key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
+        value = field.message_type.fields_by_name["value"]
         for _ in range(self._draw.choice(_SANE_COUNTS if self._is_sane() else _ODD_COUNTS)):
             attributes = self._values.known.attributes
-            name = self._draw.choice(attributes) if self._is_sane() else self._values.odd(key, self._draw)
+            name = self._draw.choice(attributes) if self._is_sane() else self._values.odd_name(self._draw)
             if value.message_type is None:
                 entries[name] = self._value(value)
             elif self._left > 0:

@@ -111,7 +111,7 @@ def _fuzz(world: World, requests: Iterable[Request], count: int, wrong: list[str
 
         def watch(ended: int) -> None:
             bar.update()
-            if ended % each == 0 and process.is_running():
+            if (ended % each == 0 or ended == count) and process.is_running():
                 resident[ended] = process.memory_info().rss
 
         answers = send(world.server.target, world.keys, requests, watch)
@@ -138,5 +138,6 @@ def _fuzz(world: World, requests: Iterable[Request], count: int, wrong: list[str
 
 def _health(target: str) -> str:
     with grpc.insecure_channel(target) as channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        answer = health.Check(health_pb2.HealthCheckRequest(), timeout=30)
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

@@ -23,6 +23,7 @@ _ODD_STRINGS = (
     *("a" * 64, "a" * 65, "a" * 255, "a" * 256, "a" * 257, "a" * 8192, "a" * 8193, "Z" * 70_000, "z" * 4096 + "/"),
 )
 _POOL = 1_500
+_NAMES = 60
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,10 @@ class Values:
         if field.type in (Field.TYPE_DOUBLE, Field.TYPE_FLOAT):
             return draw.random()
         return draw.randrange(10)
+
+    def odd_name(self, draw: random.Random) -> str:
+        """An attribute's name. Fewer than other texts: a server has a column of all items for each, which is soon full."""
+        return draw.choice(self._strings[:_NAMES])
 
     def odd(self, field: Field, draw: random.Random) -> Any:
         """What fits the type, and nothing else."""
