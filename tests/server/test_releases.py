@@ -268,13 +268,13 @@ def test_a_promoted_bundle_that_is_gone_is_named_at_start(tmp_path: Path):
     with serving(tmp_path / "a", tmp_path / "data") as served:
         served.client.load_release("b")
         served.client.promote_release(ids["b"])
-    shutil.rmtree(tmp_path / "b")
+    (tmp_path / "b").rename(tmp_path / "elsewhere")
     with (
         pytest.raises(StartupError, match=rf"{ids['b']}.*{tmp_path / 'b'}.*put it back.*releases\.json"),
         serving(tmp_path / "a", tmp_path / "data"),
     ):
         pass
-    write_bundles(tmp_path, "ab")
+    (tmp_path / "elsewhere").rename(tmp_path / "b")
     with serving(tmp_path / "a", tmp_path / "data") as served:
         assert served.client.get_release().release_id == ids["b"]
 

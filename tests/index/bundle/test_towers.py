@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from index.bundle import (
     write_bundle,
 )
 from tests.index.bundle.parts import SPEC, tower_parts
-from tests.tiny import tiny_towers
+from tests.tiny import tiny_towers, write_tiny_bundle
 
 
 class MeanOverPadding(torch.nn.Module):
@@ -89,3 +90,11 @@ def test_a_tower_moves_to_another_device_and_its_program_stays(bundle: Path) -> 
     assert moved(*(tensor.to("meta") for tensor in inputs)).device.type == "meta"
     stayed = tower_module(read.user_program)(*inputs)
     np.testing.assert_allclose(stayed.detach().numpy(), golden.vectors, atol=1e-5)
+
+
+def test_bundles_can_be_read_by_several_threads_at_once(tmp_path: Path):
+    """torch.export.load refuses to be entered twice; a server loads bundles of several tenants at once."""
+    released = write_tiny_bundle(tmp_path / "bundle")
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(read_bundle, [tmp_path / "bundle"] * 8))
+    assert {one.release_id for one in read} == {released}
