@@ -3,12 +3,14 @@
 from __future__ import annotations  # grpc's handler types take parameters in their stubs only
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
 from server.api.guard import Guard, Method
 from server.api.refusals import Refusal, refusing
+from server.errors import ServiceError, Unavailable
 from server.overload.limits import Limits
 from server.security.audit import AuditLog
 from server.security.keys import Caller, KeyRing
@@ -25,6 +27,10 @@ _NO_KEY = Refusal(
 )
 _FULL = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once; repeat the call later", pushback_ms=200)
 _TENANT_GONE = Refusal(grpc.StatusCode.PERMISSION_DENIED, "this server does not serve the tenant of this key")
+
+
+class _KeyRevoked(ServiceError):
+    code = _NO_KEY.code
 
 
 class Served(NamedTuple):
@@ -145,7 +151,8 @@ class Calls(grpc.GenericRpcHandler):
             return refusing(refusal)
 
         async def deny(context: Any) -> None:
-            await self._guard.note(ready.method, caller, context, refusal.code, None)
+            with suppress(Unavailable):  # which the audit log has logged; the call is refused either way
+                await self._guard.note(ready.method, caller, context, refusal.code, None)
 
         return refusing(refusal, first=deny)
 
@@ -161,5 +168,8 @@ class Calls(grpc.GenericRpcHandler):
         return refusing(refusal)
 
     def _caller(self, context: Any) -> Caller:
+        """Whose call is about to be worked on. Raises _KeyRevoked: a message may come long after its headers."""
         found = self._keys.caller(context.invocation_metadata()) if self._keys is not None else self._anybody
-        return found if found is not None else self._anybody
+        if found is None:
+            raise _KeyRevoked(_NO_KEY.message)
+        return found

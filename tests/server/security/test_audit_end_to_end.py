@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,10 @@ import grpc
 import pytest
 from towerbridge import v1
 
+from server.security.key_file import create, revoke
 from server.security.roles import AUDITED, Role
-from tests.server.security.secured import OURS, Secured, answer, bearer, secured
+from tests.server.security.keyring import eventually
+from tests.server.security.secured import CALL_S, OURS, Secured, answer, bearer, secured
 from tests.tiny import write_tiny_bundle
 
 Code = grpc.StatusCode
@@ -130,6 +133,25 @@ def test_other_calls_and_calls_without_a_key_leave_none(server: Secured):
     assert lines(server) == [], "or anybody could fill the disk"
 
 
+def test_a_key_that_is_revoked_before_the_message_has_come_does_nothing_under_no_other_name(server: Secured):
+    """A caller may send the headers, wait, and send the rest when the key has been taken away."""
+    record(server, "ann")
+    key, stored = create(server.keys_file, "default", "leaver", [Role.ADMIN])
+    eventually(lambda: answer(server.channel, f"{RELEASES}/ListReleases", metadata=bearer(key)).code is Code.OK)
+    before, revoked = len(lines(server)), threading.Event()
+
+    def late() -> Iterator[bytes]:
+        revoked.wait(CALL_S)
+        yield v1.EraseUserRequest(person=of("ann")).SerializeToString()
+
+    call = server.channel.stream_unary(ERASE).future(late(), metadata=bearer(key), timeout=CALL_S)
+    revoke(server.keys_file, stored.id)
+    eventually(lambda: answer(server.channel, "/no/where", metadata=bearer(key)).code is Code.UNAUTHENTICATED)
+    revoked.set()
+    assert call.exception().code() is Code.UNAUTHENTICATED
+    assert is_known(server, "ann") and len(lines(server)) == before
+
+
 def test_without_room_for_its_line_a_call_is_refused_and_not_done(server: Secured, bundle_path: Path):
     record(server, "ann")
     second = bundle_path.parent / "of-audit-full"
@@ -145,7 +167,7 @@ def test_without_room_for_its_line_a_call_is_refused_and_not_done(server: Secure
             assert refused.code is Code.UNAVAILABLE and not refused.data
             assert "the audit log cannot be written: No space left on device; nothing was done" in refused.message
         denied = server.answer(ERASE, b"", role=Role.READ)
-        assert denied.code is not Code.OK and not denied.data
+        assert denied.code is Code.PERMISSION_DENIED and not denied.data
         assert is_known(server, "ann"), "what is not audited goes on, and ann was not erased"
         record(server, "ben")
     listed = server.answer(f"{RELEASES}/ListReleases", v1.ListReleasesRequest(), role=Role.ADMIN)
