@@ -269,7 +269,7 @@ def test_verify_tells_a_missing_file_and_a_bad_backup_from_a_damaged_journal(tmp
     missing, bad = tmp_path / "missing.sqlite", tmp_path / "bad.sqlite"
     bad.write_text("not a database, but long enough to be taken for the head of one")
     for arguments, last in (
-        (("--data", tmp_path / "nothing"), f"error: {tmp_path}/nothing/default holds no journal; check --data"),
+        (("--data", tmp_path / "nothing"), f"error: {tmp_path}/nothing/default holds no journal; check --data and --tenant"),
         (("--data", tmp_path / "data", "--file", missing), f"error: {missing} is not a file; check --file"),
         (("--data", tmp_path / "data", "--file", bad), f"error: {bad} is not whole; use another backup"),
     ):
