@@ -111,7 +111,8 @@ class BatchComputer:
         return True
 
     def _ask(self, query: Query, release: Release, started: float) -> _Asked:
-        answer = Answer(release.release_id, release.popularity, queue_us=int((started - query.arrived) * 1e6))
+        queue_us = int((started - query.arrived) * 1e6)
+        answer = Answer(release.release_id, release.popularity, asked=query.arrived, queue_us=queue_us)
         asked = _Asked(query, answer)
         match query.subject:
             case ForPerson(_, history) | ForHistory(history):

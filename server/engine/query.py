@@ -81,6 +81,7 @@ class Answer:
     stale: bool = False
     computed_us: int | None = None  # when the user vector was computed; None if it came with the request
     events_behind: int = 0
+    asked: float = 0.0  # time.monotonic seconds: when the query was queued
     queue_us: int = 0
     encode_us: int = 0
     search_us: int = 0

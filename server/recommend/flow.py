@@ -16,6 +16,7 @@ from server.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavai
 from server.journal.events import Person
 from server.recommend.ask import Ask, Degraded, Given, Ranked, Skip, Started, Who, merged
 from server.releases.release import Release
+from server.telemetry import current
 from server.telemetry.stages import StageFigures
 from server.users.directory import Purpose
 from server.users.histories import History
@@ -130,7 +131,11 @@ class Recommender:
                     return None
                 item_ids = [item_id for item_id, good in zip(item_ids, permitted, strict=True) if good]
                 scores = [score for score, good in zip(scores, permitted, strict=True) if good]
-        self._stages.rules.observe(time.monotonic() - started)
+        ended = time.monotonic()
+        self._stages.rules.observe(ended - started)
+        if (trace := current.trace()) is not None:
+            trace.in_turn(answer.asked, ("queue", answer.queue_us), ("encode", answer.encode_us), ("search", answer.search_us))
+            trace.stage("rules", started, ended)
         return Ranked(item_ids, scores, answer, degraded, f"{_ids.getrandbits(128):032x}")
 
     def _permitted(self, ask: Ask, answer: Answer, item_ids: Sequence[str]) -> list[bool] | None:

@@ -8,17 +8,22 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import grpc
 import pytest
+import towerbridge
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from towerbridge import v1
+from towerbridge.v1 import recommendation_pb2_grpc
 
 from server import config
 from server.errors import StartupError
 from server.telemetry.current import CALL, Call, trace
 from server.telemetry.otlp import CallTrace, Traces
 from server.telemetry.traces import open_traces
+from tests.server.releasing import serving
 from tests.server.telemetry.collector import Collector, attributes, collecting
 
 METHOD = "/towerbridge.v1.RecommendationService/Recommend"
@@ -77,6 +82,26 @@ def test_a_call_is_a_span_of_the_callers_trace_and_its_stages_are_spans_below_it
     assert abs(spans["search"].start_time_unix_nano - spans["queue"].end_time_unix_nano) < 1000
     assert round((spans["queue"].start_time_unix_nano - root.start_time_unix_nano) / 1000) == 1000
     assert collector.resources[0]["service.name"] == "towerbridge"
+
+
+def test_a_traced_recommend_shows_where_its_time_went(bundle_path: Path, tmp_path: Path):
+    with collecting() as collector:
+        traces_to = {"endpoint": collector.endpoint, "sampled_share": 0.0}
+        with serving(bundle_path, tmp_path / "data", traces=traces_to) as served:
+            served.client.record_events([towerbridge.event("view", "item-1", user_id="ann")])
+            with grpc.insecure_channel(f"127.0.0.1:{served.app.port}") as channel:
+                recommend = recommendation_pb2_grpc.RecommendationServiceStub(channel).Recommend
+                request = v1.RecommendRequest(subject=v1.Subject(user_id="ann"), limit=3)
+                assert recommend(request, metadata=[("traceparent", SENT)], timeout=20).item_ids
+        spans: dict[str, Span] = {}
+        while not collector.is_empty:  # the server has sent all before it ended
+            spans |= collector.take(1)
+    root = spans.pop(NAME)
+    assert root.trace_id.hex() == TRACE
+    assert {"search", "rules"} <= set(spans)
+    for span in spans.values():
+        assert span.parent_span_id == root.span_id
+        assert root.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano <= root.end_time_unix_nano
 
 
 def test_what_the_caller_has_decided_not_to_trace_is_not_but_its_logs_say_which_trace_it_is_of():
