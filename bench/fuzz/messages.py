@@ -21,7 +21,7 @@ _SANE_COUNTS = (1, 2, 3, 5)
 _ODD_COUNTS = (0, 0, 1, 1, 2, 3, 5, 33, 65)
 _HUGE_COUNTS = (101, 1_000, 1_001, 10_001, 100_001)
 _HUGE_SHARE = 0.03
-_MOST_BYTES = 8 * 1024 * 1024  # of one list of texts
+_MOST_BYTES = 2 * 1024 * 1024  # of a list, for its being huge
 
 
 class Messages:
@@ -91,8 +91,8 @@ class _Making:
             if field.message_type is not None and self._left <= 0:
                 break
             values.append(self._value(field) if field.message_type is None else self.message(field.message_type, depth - 1))
-        if values and isinstance(values[0], str):
-            size = min(size, _MOST_BYTES // (len(values[0].encode()) + 1))
+        if values:
+            size = min(size, _MOST_BYTES // _bytes_of(values[0]))
         return values + values[:1] * (size - len(values))
 
     def _fill_map(self, entries: Any, field: Field, depth: int) -> None:
@@ -108,6 +108,13 @@ class _Making:
 
     def _value(self, field: Field) -> Any:
         return (self._values.sane if self._is_sane() else self._values.odd)(field, self._draw)
+
+
+def _bytes_of(value: Any) -> int:
+    """About as many as a value takes, and never none."""
+    if isinstance(value, str | bytes):
+        return 4 * len(value) + 1
+    return value.ByteSize() + 1 if isinstance(value, Message) else 8
 
 
 def _put_right(message: Any) -> None:

@@ -136,7 +136,7 @@ def test_all_code_of_ours_comes_from_the_image(server: Rootfs):
     assert [Path(path).is_relative_to(server.folder) for path in done.stdout.split()] == [True] * 3
 
 
-@pytest.mark.parametrize("module", ["server", "server.health", "server.journal", "server.keys"])
+@pytest.mark.parametrize("module", ["server", "server.health", "server.journal", "server.keys", "server.release"])
 def test_the_server_image_runs_the_other_commands(server: Rootfs, module: str):
     done = server.run([*server.stage.command("ENTRYPOINT"), module, "--help"])
     assert done.returncode == 0, done.stderr
