@@ -299,8 +299,8 @@ class Tenant:
 
     def close(self) -> None:
         """Ends what is under way, then writes and closes everything. No call may be in flight."""
+        self.towers.close()  # first: a load may wait for it
         self.control.close()
-        self.towers.close()
         self._retention.close()
         self._erasure.close()
         self._journal.close()

@@ -29,6 +29,7 @@ from server.releases.release import Release
 _log = logging.getLogger(__name__)
 _LONGEST_SECONDS = 900.0
 _KEPT = 4  # towers on disk: the live one, the one before it, and a pair to choose from
+_WORK = "compiling-"
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -64,8 +65,11 @@ class TowerCompiler:
         self._turn = threading.Lock()  # one at a time
         self._workers: list[threading.Thread] = []
 
-    def use(self, release: Release) -> None:
-        """Has the release use its compiled tower: at once if it was compiled before, else when it is, in the background."""
+    def use(self, release: Release, *, wait: bool = False) -> None:
+        """Has the release use its compiled tower: at once if it was compiled before, else when it is, in the background.
+
+        wait: until it is, or cannot be.
+        """
         if release.device.type != "cpu" or not release.has_user_tower:
             return
         path = self._path(release.bundle)
@@ -75,6 +79,8 @@ class TowerCompiler:
         with self._lock:
             self._workers = [one for one in self._workers if one.is_alive()] + [worker]
         worker.start()
+        if wait:
+            worker.join()
 
     def wait(self) -> None:
         """Until nothing is being compiled."""
@@ -133,7 +139,9 @@ class TowerCompiler:
             raise OSError(f"there is no C++ compiler {compiler!r}; install g++, or set engine.compile: false")
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_private(self._folder)
-        with tempfile.TemporaryDirectory(prefix="compiling-", dir=self._folder) as work:
+        for left in self._folder.glob(f"{_WORK}*"):  # by a server that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=_WORK, dir=self._folder) as work:
             made = Path(work, "tower.pt2")
             command = [sys.executable, "-m", "server.releases.compiled", str(bundle.absolute()), str(made)]
             with self._lock:

@@ -115,9 +115,10 @@ class Load:
         if noted:
             parts.changes.bring(release, noted, followed)
         self._make_lists(release, at)
-        self._tell("warming", 0.95)
         if parts.towers is not None:
-            parts.towers.use(release)
+            self._tell("compiling", 0.93)
+            parts.towers.use(release, wait=True)
+        self._tell("warming", 0.95)
         encode_once(release)
         parts.engine.call(lambda: _search_once(release)).result()
         parts.releases.look_after(release)

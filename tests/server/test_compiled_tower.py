@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,11 +11,12 @@ import numpy as np
 import pytest
 import towerbridge
 
-from index.bundle import Bundle, BundleError, check_user_tower
+from index.bundle import Bundle, BundleError, check_user_tower, read_bundle
 from server.app import App
 from server.config import Config
 from server.releases.compiled import CompiledTower
 from tests.server.conftest import NOW_US, PRESUMED, Serve, Served, offline_vector
+from tests.tiny import write_tiny_bundle
 
 EVENTS = [("item-3", "view", NOW_US - 90_000_000), ("item-8", "purchase", NOW_US - 5_000_000), ("item-1", "cart", NOW_US)]
 USED = "uses its compiled user tower"
@@ -40,8 +43,8 @@ def folder(compiled: Path, tmp_path: Path) -> Path:
     return shutil.copytree(compiled, tmp_path / "data" / "default" / "compiled")
 
 
-def start(serve: Serve) -> Served:
-    served = serve(engine={"compile": True})
+def start(serve: Serve, *bundles: Path) -> Served:
+    served = serve(engine={"compile": True}, releases={"bundles": bundles})
     served.app.tenant.towers.wait()
     return served
 
@@ -131,3 +134,31 @@ def test_a_server_that_stops_does_not_wait_for_the_compiler(serve: Serve):
     served = serve(engine={"compile": True})
     serve.stop(served)  # type: ignore[attr-defined]
     assert not list(served.app.tenant.folder.glob("compiled/*.pt2"))
+
+
+def test_the_tower_of_a_release_that_is_loaded_is_compiled_before_it_can_be_promoted(
+    serve: Serve, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    other = tmp_path / "other"
+    release_id = write_tiny_bundle(other, n_items=50, dim=8, seed=7)
+    served = start(serve, tmp_path)
+    with caplog.at_level("INFO", "server.releases.compiled"):
+        served.client.load_release(str(other), timeout_s=600.0)
+    assert any(f"release {release_id} {USED}" in line for line in caplog.messages)
+    assert len(list(folder.glob("*.pt2"))) == 2
+    served.client.promote_release(release_id)
+    check_answers(served, read_bundle(other))
+
+
+def test_closing_ends_a_load_that_waits_for_the_compiler(serve: Serve, folder: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    write_tiny_bundle(other, n_items=50, dim=8, seed=8)
+    served = start(serve, tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(served.client.load_release, str(other), timeout_s=600.0)
+        while not list(folder.glob("compiling-*")):
+            time.sleep(0.01)
+        serve.stop(served)  # type: ignore[attr-defined]
+        assert loading.exception(timeout=60.0) is not None
+    assert not list(folder.glob("compiling-*"))
+    assert len(list(folder.glob("*.pt2"))) == 1
