@@ -4,19 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
 
 import apsw
-import grpc
 from prometheus_client.registry import Collector
-from towerbridge.v1 import (
-    audience_pb2_grpc,
-    event_pb2_grpc,
-    item_pb2_grpc,
-    recommendation_pb2_grpc,
-    release_pb2_grpc,
-    user_pb2_grpc,
-)
 
 from index.bundle import Bundle, BundleError, read_bundle
 from index.bundle.manifest import read_manifest
@@ -25,7 +15,7 @@ from index.gpu.memory import MemoryPlanError
 from server.api.audience import AudienceServicer
 from server.api.erasure import ErasureCalls
 from server.api.events import EventServicer
-from server.api.handlers import Handlers
+from server.api.handlers import Handlers, handlers_of
 from server.api.items import ItemServicer
 from server.api.recommendations import RecommendationServicer
 from server.api.releases import ReleaseServicer
@@ -98,7 +88,7 @@ class Tenant:
             except apsw.Error as error:
                 raise StartupError(f"cannot use the journal in {config.data}: {error}; check the disk and its space") from None
             warm_up(self.live, self._texts.open(self.live.bundle))
-            self._make_servicers()
+            self.handlers = self._make_handlers(config)
             self._opened = opened.pop_all()
 
     def _load(self, config: Config, opened: ExitStack) -> None:
@@ -234,41 +224,20 @@ class Tenant:
         for release in self.releases.held:
             release.live_index.close()
 
-    def _make_servicers(self) -> None:
-        self.handlers = Handlers()
-        server = cast(grpc.aio.Server, self.handlers)  # whose place it takes
-        config, journal, release, people = self._config, self._journal, self._release, self.people
+    def _make_handlers(self, config: Config) -> Handlers:
+        journal, release, people, catalogue = self._journal, self._release, self.people, self.catalogue
         admission = Admission(people.directory, self._tombstones)
-        intake = EventIntake(journal, people, admission, self.catalogue, self._refresher, self._engine)
-        recommender = Recommender(people, self.catalogue, self._engine, release, self.stages)
-        recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
-            RecommendationServicer(recommender, people, self.catalogue, journal, release, config), server
-        )
-        event_pb2_grpc.add_EventServiceServicer_to_server(
-            EventServicer(intake, journal, config, self._clock_us, self._event_counts), server
-        )
-        item_pb2_grpc.add_ItemServiceServicer_to_server(
-            ItemServicer(self._changes, self.catalogue, journal, release, config), server
-        )
-        user_pb2_grpc.add_UserServiceServicer_to_server(
-            UserServicer(
-                people,
-                self._people_changes,
-                ErasureCalls(self._erasure, people, journal, self._file.path, self.releases),
-                self.catalogue,
-                journal,
-                release,
-                config,
-                self._clock_us,
-            ),
-            server,
-        )
+        intake = EventIntake(journal, people, admission, catalogue, self._refresher, self._engine)
+        recommender = Recommender(people, catalogue, self._engine, release, self.stages)
+        erasure = ErasureCalls(self._erasure, people, journal, self._file.path, self.releases)
         self._audience = Audience(people, self._refresher, self._computer.refresh, self._engine, release)
-        audience_pb2_grpc.add_AudienceServiceServicer_to_server(
-            AudienceServicer(self._audience, self.catalogue, config), server
-        )
-        release_pb2_grpc.add_ReleaseServiceServicer_to_server(
-            ReleaseServicer(self.catalogue, release, self.control, config.listen.default_deadline_ms), server
+        return handlers_of(
+            RecommendationServicer(recommender, people, catalogue, journal, release, config),
+            EventServicer(intake, journal, config, self._clock_us, self._event_counts),
+            ItemServicer(self._changes, catalogue, journal, release, config),
+            UserServicer(people, self._people_changes, erasure, catalogue, journal, release, config, self._clock_us),
+            AudienceServicer(self._audience, catalogue, config),
+            ReleaseServicer(catalogue, release, self.control, config.listen.default_deadline_ms),
         )
 
     def figures(self) -> list[Collector]:

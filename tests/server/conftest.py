@@ -73,7 +73,6 @@ def serve(bundle_path: Path, tmp_path: Path) -> Iterator[Serve]:
     def start(*, bundle: Path = bundle_path, data: Path = tmp_path / "data", **sections: Any) -> Served:
         clock = Clock()
         sections.setdefault("consent", PRESUMED)
-        sections["engine"] = {"compile": False, **sections.get("engine", {})}  # it takes 20 s
         sections["listen"] = {"port": 0, "drain_seconds": 1.0, **sections.get("listen", {})}
         app = App(Config(bundle=bundle, data=data, **sections), clock_us=clock)
         app.start()
@@ -95,8 +94,8 @@ def shared(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """One server for the tests of a module that leave each other alone by using ids of their own."""
     clock = Clock()
     data = tmp_path_factory.mktemp("shared")
-    listen, engine = {"port": 0, "drain_seconds": 1.0}, {"compile": False}
-    app = App(Config(bundle=bundle_path, data=data, listen=listen, engine=engine, consent=PRESUMED), clock_us=clock)  # type: ignore[arg-type]
+    listen = {"port": 0, "drain_seconds": 1.0}
+    app = App(Config(bundle=bundle_path, data=data, listen=listen, consent=PRESUMED), clock_us=clock)  # type: ignore[arg-type]
     app.start()
     served = Served(app, towerbridge.Client(f"127.0.0.1:{app.port}", timeout_s=20.0), clock)
     yield served

@@ -31,7 +31,6 @@ def serving(bundle: Path, data: Path, *, aside: bool = False, **sections: Any) -
     """aside: bundles are prepared in a process of its own, as elsewhere; else in this one, which has everything imported."""
     clock = Clock()
     sections.setdefault("consent", PRESUMED)
-    sections.setdefault("engine", {"compile": False})
     config = Config(bundle=bundle, data=data, listen={"port": 0, "drain_seconds": 1.0}, **sections)  # type: ignore[arg-type]
     app = App(config, clock_us=clock)
     if not aside:
