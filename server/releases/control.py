@@ -161,7 +161,8 @@ class ReleaseControl:
         roots = [one.resolve() for one in self._parts.config.releases.bundles or (own,)]
         try:
             path = (roots[0] / bundle).resolve()
-        except (ValueError, RuntimeError, OSError) as error:  # a NUL, a circle of links
+            path.is_dir()  # raises if the name is too long for the file system
+        except (ValueError, RuntimeError, OSError) as error:  # also a NUL, a circle of links
             raise InvalidField("bundle", f"is no directory's name: {error}") from None
         if not any(path.is_relative_to(root) and path != root for root in roots):
             names = ", ".join(map(str, roots))

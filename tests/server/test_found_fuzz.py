@@ -8,7 +8,7 @@ import towerbridge
 from tests.server.releasing import serving, write_bundles
 
 
-@pytest.mark.parametrize("name", ["a\0b", "circle"])
+@pytest.mark.parametrize("name", ["a\0b", "circle", "n" * 300])
 def test_a_bundle_that_is_no_directorys_name_is_the_callers_error(tmp_path: Path, name: str):
     """It was INTERNAL, with a traceback."""
     write_bundles(tmp_path, "a")
