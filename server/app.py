@@ -1,6 +1,5 @@
 """The server: the edge, and the tenants behind it."""
 
-import gc
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -11,6 +10,7 @@ from towerbridge.v1 import audience_pb2, event_pb2, item_pb2, recommendation_pb2
 from server.api.calls import Calls, Served
 from server.api.edge import Edge
 from server.config import Config
+from server.garbage import freeze
 from server.releases.warm_up import check_device
 from server.security.exposure import check_exposure
 from server.security.keys import ANYBODY, Caller, KeyRing
@@ -69,9 +69,7 @@ class App:
         """Serves; health says SERVING, and the first request is as fast as any."""
         for tenant in self.tenants.values():
             tenant.start()
-        # What was loaded lives as long as the server: a full collection that visits it would stop every request.
-        gc.collect()
-        gc.freeze()
+        freeze()
         self._not_ready = None
         self._edge.serve({name: Served(one.handlers, one.limits, one.audit) for name, one in self.tenants.items()})
         for tenant in self.tenants.values():

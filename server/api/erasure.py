@@ -55,9 +55,16 @@ class ErasureCalls:
         if key is None:
             raise NotFound(f"nothing is held about {named(person)}")
         parts = held_about(self._path, self._people.directory, key, self._releases)
+        reading: asyncio.Future[str | None] | None = None
         try:
-            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+            while True:
+                reading = asyncio.ensure_future(asyncio.to_thread(next, parts, None))
+                part = await asyncio.shield(reading)
+                if part is None:
+                    return
                 if part:
                     yield user_pb2.ExportUserResponse(json_lines=part)
         finally:
+            if reading is not None and not reading.done():  # its caller is gone, and a thread still reads
+                await asyncio.wait([reading])
             parts.close()

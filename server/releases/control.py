@@ -1,6 +1,5 @@
 """Releases are loaded, made live and taken back, while the server serves."""
 
-import gc
 import logging
 import shutil
 import threading
@@ -23,6 +22,7 @@ from server.errors import (
     ServiceError,
     Unavailable,
 )
+from server.garbage import freeze
 from server.releases.aside import Stopped, prepare_aside
 from server.releases.going_live import STOPPING, GoingLive, Promoted
 from server.releases.load import Load, Parts, Preparer, discard
@@ -234,7 +234,7 @@ class ReleaseControl:
             if load.release_id == self._coming_back:
                 self._coming_back = None
         if error is None:
-            gc.freeze()  # a full collection that visits it would stop every request
+            freeze(young=True)
             load.done.set_result(release)
             return
         _log.error("release %s was not loaded: %s", load.release_id, error, exc_info=not isinstance(error, ServiceError))

@@ -1,6 +1,5 @@
 """A loaded release becomes the live one: people's vectors first, then the record on disk, then one assignment."""
 
-import gc
 import logging
 import threading
 import time
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 from server.catalogue.catalogue import Catalogue
 from server.errors import DeadlineExceeded, Unavailable
+from server.garbage import freeze
 from server.journal.bundles import NoteBundle
 from server.releases.load import Parts
 from server.releases.record import Record, Recorded, write_record
@@ -103,7 +103,7 @@ class GoingLive:
         # Whoever has no vector yet gets one when nobody waits, or when they ask.
         self._refresher.mark_all([key for key in parts.people.keys_in_memory() if key not in release.user_vectors])
         parts.engine.poke()
-        gc.freeze()
+        freeze(young=True)
         _log.info("release %s is live, after %s; %d people were ready", release.release_id, before.release_id, ready)
         return Promoted(release, before.release_id, ready)
 

@@ -1,5 +1,6 @@
 """ExportUser: everything held about a person, as lines of JSON."""
 
+import pytest
 from towerbridge.v1 import user_pb2
 
 from tests.server.about_people import user
@@ -34,3 +35,16 @@ def test_a_long_history_is_exported_whole_in_parts(serve: Serve):
     assert len({str(line["event_id_hash"]) for line in events}) == len(events) == 2500
     times = [str(line["occurred_at"]) for line in events]
     assert times == sorted(times)
+
+
+def test_who_leaves_in_the_middle_of_an_export_leaves_no_error_behind(serve: Serve, caplog: pytest.LogCaptureFixture):
+    served = serve(journal={"max_events_per_person": 5000})
+    for start in range(0, 3000, 500):
+        record(served, *(event(user("busy"), f"item-{n % 50}", NOW_US) for n in range(start, start + 500)))
+    for number in range(40):
+        call = served.client._users.ExportUser(user_pb2.ExportUserRequest(person=user("busy")), timeout=60)
+        if number % 2:
+            next(call)
+        call.cancel()
+    assert export(served, user("busy")), "the server goes on"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

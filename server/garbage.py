@@ -1,0 +1,15 @@
+"""When Python's garbage collector runs, and what it looks at."""
+
+import gc
+
+
+def freeze(*, young: bool = False) -> None:
+    """What is held now lives as long as the server: full collections, which stop every request, no longer visit it.
+
+    young: while calls are answered, only what is new is collected before, which takes less than a millisecond. The collection
+    after the freeze visits nothing; it is what CPython's rule for the next full one counts from. Without it garbage in circles,
+    such as errors with their tracebacks, piles up to a quarter of all that was ever loaded.
+    """
+    gc.collect(1 if young else 2)
+    gc.freeze()
+    gc.collect()
