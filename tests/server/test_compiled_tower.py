@@ -30,7 +30,8 @@ pytestmark = [
 def compiled(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that a first server has left."""
     data = tmp_path_factory.mktemp("first")
-    app = App(Config(bundle=bundle_path, data=data, listen={"port": 0}, consent=PRESUMED))  # type: ignore[arg-type]
+    engine = {"compile": True}
+    app = App(Config(bundle=bundle_path, data=data, listen={"port": 0}, engine=engine, consent=PRESUMED))  # type: ignore[arg-type]
     app.start()
     app.tenant.towers.wait()
     app.stop()
