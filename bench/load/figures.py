@@ -107,6 +107,12 @@ def by_kind(records: NDArray[Any], seconds: float) -> dict[str, Any]:
     return found
 
 
+def histograms_by_kind(records: NDArray[Any]) -> dict[str, HdrHistogram]:
+    """Latencies of what was answered OK."""
+    kinds = np.unique(records["kind"]).tolist()
+    return {NAMES[kind]: histogram(answered(records, [kind])) for kind in kinds}
+
+
 def lateness(records: NDArray[Any]) -> HdrHistogram:
     """How much later than due calls were sent. The Recommend of a pair is due when its event is acknowledged."""
     sent = calls_of(records)

@@ -1,16 +1,24 @@
 """Several results as one: of hosts that sent at the same time, or of runs one after the other."""
 
 import json
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hdrh.codec import HdrCookieException, HdrLengthException  # type: ignore[import-untyped]
+
 from bench.load.figures import decoded, encoded, histogram, latency_ms
 from bench.load.mix import InputError
-from bench.load.result import verdict
+from bench.load.verdict import verdict
 
-_NEEDED = ("offered_rps", "achieved_rps", "codes", "shed", "histograms", "valid", "hardware", "seconds", "settings")
+_NEEDED = (
+    *("offered_rps", "achieved_rps", "latency_ms", "codes", "calls", "shed", "failed", "seconds", "recall_at_k", "k"),
+    *("freshness", "client_cpu", "client_cpu_most", "processes", "valid", "invalid_because", "hardware", "settings"),
+    *("methods", "releases", "windows", "began_at", "histograms"),
+)
+_HISTOGRAMS = ("latency_us", "send_lateness_us", "freshness_lag_us")
 _SUMS = ("calls", "shed", "failed", "processes")
 
 
@@ -26,6 +34,9 @@ def merge(paths: Sequence[Path]) -> dict[str, Any]:
     result = added(found)
     for name in ("offered_rps", "achieved_rps", "client_cpu"):
         result[name] = round(sum(one[name] for one in found), 3)
+    for kind, row in result["methods"].items():
+        for name in ("offered_rps", "achieved_rps"):
+            row[name] = round(sum(one["methods"][kind][name] for one in found if kind in one["methods"]), 2)
     result |= {
         "seconds": max(one["seconds"] for one in found),
         "hardware": [one["hardware"] for one in found],
@@ -45,9 +56,13 @@ def merge(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def added(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Calls, codes and histograms of all; the rates, methods and windows are the first one's."""
+    """Calls, codes and histograms of all; rates are means, as of runs one after the other. The windows are the first one's."""
     first = found[0]
-    histograms = {name: _sum([one["histograms"][name] for one in found]) for name in first["histograms"]}
+    histograms = {name: _sum([one["histograms"][name] for one in found]) for name in _HISTOGRAMS}
+    by_kind = {
+        name: _sum([one["histograms"]["methods_us"][name] for one in found if name in one["methods"]])
+        for name in sorted({name for one in found for name in one["methods"]})
+    }
     late, lag = latency_ms(histograms["send_lateness_us"]), latency_ms(histograms["freshness_lag_us"])
     codes: Counter[str] = Counter()
     for one in found:
@@ -71,9 +86,12 @@ def added(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "knee_rps": None,
         "valid": all(one["valid"] for one in found),
         "invalid_because": reasons,
-        "methods": _methods([one["methods"] for one in found]),
+        "methods": {
+            name: _method([one["methods"][name] for one in found if name in one["methods"]], by_kind[name]) for name in by_kind
+        },
         "releases": _releases([one["releases"] for one in found if one["releases"]]),
-        "histograms": {name: encoded(one) for name, one in histograms.items()},
+        "histograms": {name: encoded(one) for name, one in histograms.items()}
+        | {"methods_us": {name: encoded(one) for name, one in by_kind.items()}},
     }
 
 
@@ -89,19 +107,13 @@ def _freshness(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {name: sum(one[name] for one in found) for name in names} | {"server_ms": found[0]["server_ms"]}
 
 
-def _methods(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Codes are added, latencies by method are the worst of any: their histograms are not kept."""
-    methods: dict[str, Any] = {}
+def _method(found: Sequence[dict[str, Any]], latencies: Any) -> dict[str, Any]:
+    """One kind of call in all results; rates as those of a result."""
+    codes: Counter[str] = Counter()
     for one in found:
-        for name, row in one.items():
-            if name not in methods:
-                methods[name] = row | {"codes": dict(row["codes"]), "latency_ms": dict(row["latency_ms"])}
-                continue
-            mine = methods[name]
-            mine["codes"] = dict(Counter(mine["codes"]) + Counter(row["codes"]))
-            for place, value in row["latency_ms"].items():
-                mine["latency_ms"][place] = max((x for x in (value, mine["latency_ms"][place]) if x is not None), default=None)
-    return methods
+        codes.update(one["codes"])
+    rates = {name: round(sum(one[name] for one in found) / len(found), 2) for name in ("offered_rps", "achieved_rps")}
+    return rates | {"latency_ms": latency_ms(latencies), "codes": dict(codes)}
 
 
 def _releases(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -142,4 +154,20 @@ def _read(path: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"{path} is no result of bench.load: it lacks {missing[0]}")
     result: dict[str, Any] = found
+    _check_histograms(result, path)
     return result
+
+
+def _check_histograms(found: Mapping[str, Any], path: Path) -> None:
+    """Whether all are there, and readable: percentiles, which older versions wrote instead, cannot be added up."""
+    texts = found["histograms"]
+    for name in (*_HISTOGRAMS, "methods_us"):
+        if name not in texts:
+            raise InputError(f"{path} lacks histograms.{name}: an older version wrote it; measure again with this one")
+    if missing := found["methods"].keys() - texts["methods_us"].keys():
+        raise InputError(f"{path} lacks the histogram of {min(missing)}; measure again")
+    try:
+        for text in (*(texts[name] for name in _HISTOGRAMS), *texts["methods_us"].values()):
+            decoded(text)
+    except (ValueError, zlib.error, HdrCookieException, HdrLengthException):
+        raise InputError(f"{path} has a damaged histogram; measure again") from None

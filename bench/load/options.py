@@ -45,11 +45,14 @@ class Options:
     json: Path
     html: Path
 
-    def processes_for(self, rate: float) -> int:
-        """One process for what one can send, and not more than leave the server half of the cores."""
-        if self.processes is not None:
-            return self.processes
-        return max(1, min(math.ceil(rate / CALLS_A_PROCESS), (os.cpu_count() or 2) // 2))
+    def processes_for(self, rate: float, more: int = 0) -> int:
+        """One process for what one can send, and not more than leave the server half of the cores.
+
+        more: processes beyond that, or beyond --processes, of which as many are taken as the cores allow.
+        """
+        most = max(1, (os.cpu_count() or 2) // 2)
+        usual = self.processes or min(math.ceil(rate / CALLS_A_PROCESS) or 1, most)
+        return max(usual, min(usual + more, most))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -101,7 +101,7 @@ def _sweep(result: Mapping[str, Any]) -> str:
         return ""
     rows = [
         (step["rate"], step["achieved_rps"], step["latency_ms"]["p50"], step["latency_ms"]["p99"], step["shed"], step["failed"],
-         step["send_lateness_ms"]["p99"], "yes" if step["passed"] else step["past_knee_because"] or "sent late")
+         step["send_lateness_ms"]["p99"], "yes" if step["passed"] else step["why"])
         for step in sorted(result["sweep"], key=lambda one: float(one["rate"]))
     ]  # fmt: skip
     return "<h2>Steps of the sweep</h2>" + _table(
@@ -125,7 +125,7 @@ def _stages(result: Mapping[str, Any]) -> str:
         said = (
             f"Back within twice the p99 of before after {_n(found['recovery_s'])} s."
             if name == "overload"
-            else f"{found['command']} left with status {found['status']}; p99 during/before: {found['p99_during_over_before']}"
+            else f"{found['command']} left with status {found['status']}; p99 during/before: {_n(found['ratio'])}"
         )
         heads = ("", "s", "offered/s", "OK/s", "reads OK/s", "p50, ms", "p99, ms", "max, ms", "shed", "failed", "codes")
         parts += f"<h2>{title}</h2><p>{escape(said)}</p>" + _table(heads, rows)

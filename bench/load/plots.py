@@ -94,12 +94,12 @@ def _sweep(axes: Axes, result: Mapping[str, Any]) -> None:
     for name, steps, color in lines:
         known = sorted((step for step in steps if step["latency_ms"]["p99"] is not None), key=lambda step: float(step["rate"]))
         axes.plot([one["rate"] for one in known], [one["latency_ms"]["p99"] for one in known], color=color, label=name)
-        for marker, passed in (("o", True), ("x", False)):
-            some = [one for one in known if one["passed"] is passed]
+        for marker, kind in (("o", (True, False)), ("x", (False, True)), ("1", (False, False))):
+            some = [one for one in known if (one["passed"], one["past_knee"]) == kind]
             axes.plot([one["rate"] for one in some], [one["latency_ms"]["p99"] for one in some], marker, color=color)
     axes.axhline(result["settings"]["p99_ms"], color=_RED, linestyle=":", linewidth=1)
     axes.set_yscale("log")
-    axes.set_xlabel("offered reads/s (x: past the knee)")
+    axes.set_xlabel("offered reads/s (x: past the knee, y: sent late)")
     axes.set_ylabel("p99, ms")
     axes.legend(loc="upper left")
 

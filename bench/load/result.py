@@ -1,9 +1,8 @@
-"""A result: the figures of a run, whether they can be trusted, and the verdict."""
+"""A result: the figures of a run, and whether they can be trusted."""
 
 import os
 import platform
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +18,7 @@ from bench.load.figures import (
     calls_of,
     encoded,
     histogram,
+    histograms_by_kind,
     latency_ms,
     lateness,
     main_kinds,
@@ -28,8 +28,6 @@ from bench.load.figures import (
 from bench.load.job import UNSENT
 from bench.load.options import Options
 
-ERRORS_ALLOWED = 0.001  # share of calls, of a run that passes
-ANSWERED_AT_LEAST = 0.97  # share of calls
 _PACKAGES = ("grpcio", "protobuf", "numpy", "hdrhistogram", "uvloop")
 _HIDDEN = ("reach", "key")
 
@@ -68,6 +66,7 @@ def result_of(measured: Measured) -> dict[str, Any]:
             "latency_us": encoded(histogram(answered(records, main_kinds(records)))),
             "send_lateness_us": encoded(late),
             "freshness_lag_us": encoded(lags),
+            "methods_us": {name: encoded(one) for name, one in histograms_by_kind(records).items()},
         },
     }
 
@@ -87,37 +86,6 @@ def settings_of(options: Options) -> dict[str, Any]:
     values = {name: value for name, value in vars(options).items() if name not in _HIDDEN}
     plain = {name: str(value) if hasattr(value, "parts") else value for name, value in values.items()}
     return plain | {"target": options.reach.target, "tls": options.reach.tls, "with_key": options.reach.key is not None}
-
-
-def passes(found: Mapping[str, Any], p99_ms: float) -> str | None:
-    """Why a run is past the knee; None if it is not."""
-    calls, ok = found["calls"], found["codes"].get("OK", 0)
-    p99 = found["latency_ms"]["p99"]
-    if p99 is None or p99 > p99_ms:
-        return f"p99 {p99} ms"
-    if calls - ok >= ERRORS_ALLOWED * calls:
-        return f"{calls - ok} of {calls} calls were not answered"
-    if found["achieved_rps"] < ANSWERED_AT_LEAST * found["offered_rps"]:
-        return f"only {found['achieved_rps']} of {found['offered_rps']} a second were answered"
-    return None
-
-
-def verdict(found: Mapping[str, Any], p99_ms: float) -> str:
-    """One sentence that a person reads first."""
-    if not found["valid"]:
-        return f"INVALID: {'; '.join(found['invalid_because'])}."
-    recall = "" if found["recall_at_k"] is None else f" and recall@{found['k']} {found['recall_at_k']:.3f}"
-    knee = found["knee_rps"]
-    if knee is not None:
-        return f"The largest Poisson rate with p99 ≤ {p99_ms:g} ms is {knee:g} reads/s{recall}."
-    why = passes(found, p99_ms)
-    state = f"within {p99_ms:g} ms" if why is None else f"not good: {why}"
-    latency, bad = found["latency_ms"], found["calls"] - found["codes"].get("OK", 0)
-    return (
-        f"{found['offered_rps']:g} calls/s for {found['seconds']:g} s: "
-        f"p50 {latency['p50']} ms, p99 {latency['p99']} ms{recall}; "
-        f"{bad} of {found['calls']} calls not answered ({found['shed']} shed); {state}."
-    )
 
 
 def _invalid(late_ms: float | None, unsent: int, calls: int) -> list[str]:

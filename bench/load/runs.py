@@ -13,10 +13,11 @@ from bench.load.mix import METHODS, InputError, read_mix, read_replay
 from bench.load.options import Options
 from bench.load.releases import read_owners
 from bench.load.requests import Requests
-from bench.load.result import command_line, result_of, settings_of, verdict
+from bench.load.result import command_line, result_of, settings_of
 from bench.load.server import Seen, lag_between, lag_buckets, look_at, recall, reply_sizes
-from bench.load.stages import command_of, overload_of
+from bench.load.stages import overload_of, with_command
 from bench.load.sweep import Sweep, sweep
+from bench.load.verdict import verdict
 from bench.world.ids import Ids, IdsError, read_ids
 
 _TRIAL_S = 3.0
@@ -29,6 +30,8 @@ def run(options: Options) -> dict[str, Any]:
     except IdsError as error:
         raise InputError(str(error)) from None
     rates = _rates(options)
+    if (options.sweep or options.overload is not None) and not rates.keys() - {"events", "pair"}:
+        raise InputError("--sweep and --overload change the rate of reads; --mix has none: name one, such as recommend")
     if options.replay is not None:
         read_replay(options.replay, options.replay_speed)
     if options.check_releases is not None:
@@ -62,7 +65,7 @@ class _Runs:
             return result_of(measured) | {"overload": overload_of(measured)}
         if options.during is not None:
             measured = drive(self._load, self._processes(), "load", options.during)
-            return result_of(measured) | {"during": command_of(measured)}
+            return with_command(result_of(measured), measured)
         return self._interleaved() if options.echo else self._once(self._load, "load")
 
     def _processes(self, factor: float = 1.0) -> int:
@@ -109,10 +112,11 @@ class _Runs:
 
     def _sweep(self) -> dict[str, Any]:
         found = self._sweep_of(self._load, "server")
-        result = found.best | {"knee_rps": found.knee, "sweep": found.steps}
-        if found.client_was_the_limit:
-            why = "the sweep ended where this client could not keep up, not at the server's knee; give it more cores"
-            result |= {"valid": False, "invalid_because": [why]}
+        why = "at higher rates calls were sent late, and what was sent was answered well; give this client more cores"
+        if found.knee is None:
+            why = "calls were sent late at every rate; give this client more cores or --processes"
+        reasons = [why] if found.client_was_the_limit else []
+        result = found.best | {"knee_rps": found.knee, "sweep": found.steps, "valid": not reasons, "invalid_because": reasons}
         if self._options.echo:
             result["echo"] = self._sweep_of_echoes(found)
         return result
@@ -120,10 +124,10 @@ class _Runs:
     def _sweep_of(self, load: Load, what: str) -> Sweep:
         rate = self._options.rate
 
-        def at(one: float) -> dict[str, Any]:
+        def at(one: float, more: int) -> dict[str, Any]:
             scaled = {name: each if name in ("events", "pair") else each * one / rate for name, each in load.rates.items()}
             scaled["events"] = scaled.get("events", 0.0)
-            processes = self._options.processes_for(one + self._options.events + 2 * self._options.pairs)
+            processes = self._options.processes_for(one + self._options.events + 2 * self._options.pairs, more)
             return result_of(drive(replace(load, rates=scaled), processes, f"{what} at {one:.0f}/s"))
 
         return sweep(at, rate, self._options.p99_ms)

@@ -15,24 +15,46 @@ _NAMES = ("before", "during", "after")
 
 
 def overload_of(measured: Measured) -> dict[str, Any]:
-    """The three phases, and the seconds after the overload until p99 is back within 2 x of before, without refusals."""
+    """The three phases; of the overload, what came of its reads, as a share of the reads offered before it too; and the seconds
+    after it until p99 is back within 2 x of before, without refusals.
+    """
     edges = [measured.load.warm_up_s, *np.cumsum([phase.seconds for phase in measured.load.phases]).tolist()]
     parts = _parts(measured.records, edges)
     before = parts["before"]["latency_ms"]["p99"]
     reads = measured.records[np.isin(measured.records["kind"], main_kinds(measured.records))]
+    during = parts["during"]
+    base = sum(rate for name, rate in measured.load.rates.items() if name != "events")
     return parts | {
         "factor": max(phase.factor for phase in measured.load.phases),
+        "base_rps": round(base, 2),
+        "goodput_rps": during["goodput_rps"],
+        "goodput_share": round(during["goodput_rps"] / base, 3),
+        "p99_ms": during["latency_ms"]["p99"],
+        "codes": during["codes"],
+        "shed": during["shed"],
         "recovery_s": _recovery(reads, edges[2], edges[3], before),
     }
 
 
-def command_of(measured: Measured) -> dict[str, Any]:
-    """Before, during and after the command."""
+def with_command(result: dict[str, Any], measured: Measured) -> dict[str, Any]:
+    """The result with what came before, during and after the command. It says nothing of a command that failed."""
+    found = _of_command(measured)
+    reasons = list(result["invalid_because"])
+    if found["status"]:
+        reasons.append(f"the command left with status {found['status']}; its output is in during.output")
+    if found["outlived_the_load"]:
+        reasons.append("the command took longer than the load; give a longer --duration")
+    releases = result["releases"] or {"checked": None, "mixed": None}
+    found |= {"answers_checked": releases["checked"], "mixed": releases["mixed"]}
+    return result | {"during": found, "valid": not reasons, "invalid_because": reasons}
+
+
+def _of_command(measured: Measured) -> dict[str, Any]:
     command = measured.command
     assert command is not None
     edges = [measured.load.warm_up_s, command.began, min(command.ended, measured.load.seconds), measured.load.seconds]
     parts = _parts(measured.records, edges)
-    p99 = [parts[name]["latency_ms"]["p99"] for name in _NAMES]
+    p99 = {name: parts[name]["latency_ms"]["p99"] for name in _NAMES}
     return parts | {
         "command": command.line,
         "status": command.status,
@@ -40,7 +62,8 @@ def command_of(measured: Measured) -> dict[str, Any]:
         "began_s": round(command.began - measured.load.warm_up_s, 3),
         "ended_s": round(command.ended - measured.load.warm_up_s, 3),
         "outlived_the_load": command.ended > measured.load.seconds,
-        "p99_during_over_before": round(p99[1] / p99[0], 3) if p99[0] and p99[1] else None,
+        "p99_ms": p99,
+        "ratio": round(p99["during"] / p99["before"], 3) if p99["before"] and p99["during"] else None,
     }
 
 
