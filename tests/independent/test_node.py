@@ -15,6 +15,7 @@ import pytest
 import towerbridge
 from towerbridge import v1
 
+from bench.world.ids import FILE_NAME
 from server.security.roles import Role
 from tests.independent.conftest import NODE, Guarded
 from tests.independent.serving import PATIENCE_S, PROTOS, ROOT
@@ -139,6 +140,12 @@ def test_the_service_config_of_the_guide_does_not_repeat_what_was_shed(node: Pat
     with refusing(grpc.StatusCode.RESOURCE_EXHAUSTED) as (target, attempts):
         seen = client(node, "once", target, SERVICE_CONFIG=service_config)
     assert (seen["code"], seen["details"], len(attempts)) == ("RESOURCE_EXHAUSTED", "not now", 1)
+
+
+def test_a_load_of_random_arrivals_is_answered(node: Path, target: str, world: Path):
+    seen = client(node, "load", target, IDS=world / FILE_NAME, RATE=50, DURATION=1)
+    assert seen["codes"] == {"OK": seen["calls"]} and seen["calls"] > 10
+    assert 0 < seen["latency_ms"]["p50"] <= seen["latency_ms"]["p99"] <= seen["latency_ms"]["max"]
 
 
 def test_over_tls_a_key_lets_in_for_its_roles_and_no_more(node: Path, guarded: Guarded):

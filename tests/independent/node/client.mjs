@@ -1,14 +1,15 @@
 // A client of Towerbridge for Node, from the contract's files alone: `node client.mjs SCENE`, or no scene for one visit.
 //
 // TARGET is HOST:PORT, PROTOS the folder protos/, SERVICE_CONFIG the JSON of docs/calling.md (optional), ROOT a PEM file (TLS),
-// and TOWERBRIDGE_API_KEY the key. A scene prints what it saw, as JSON.
+// and TOWERBRIDGE_API_KEY the key; `load` also takes IDS (a world's ids.json), RATE (a second) and DURATION (seconds). A scene
+// prints what it saw, as JSON.
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import grpc from '@grpc/grpc-js';
 import loader from '@grpc/proto-loader';
 
-const { TARGET, PROTOS, SERVICE_CONFIG, ROOT, TOWERBRIDGE_API_KEY } = process.env;
+const { TARGET, PROTOS, SERVICE_CONFIG, ROOT, TOWERBRIDGE_API_KEY, IDS, RATE = '20', DURATION = '5' } = process.env;
 const DEADLINE_MS = 10_000;
 const FILES = ['event', 'item', 'recommendation', 'release', 'user'].map((name) => `towerbridge/v1/${name}.proto`);
 
@@ -134,6 +135,32 @@ async function crowd() {
 // One Recommend, by what the service config says.
 const once = async () => ending(recommend('somebody'));
 
-const scene = { visit, refusals, crowd, once }[process.argv[2] ?? 'visit'];
+// An open loop: calls at random times, whatever became of the earlier ones, and each counted from when it was due.
+async function load() {
+  const { user_ids } = JSON.parse(readFileSync(IDS, 'utf8'));
+  await new Promise((ready, failed) =>
+    recommendations.waitForReady(Date.now() + DEADLINE_MS, (error) => (error ? failed(error) : ready())),
+  );
+  const [codes, taken, calls] = [{}, [], []];
+  const begin = performance.now();
+  for (let due = 0, number = 0; ; number += 1) {
+    due += (-Math.log(1 - Math.random()) / Number(RATE)) * 1000; // Poisson: exponential gaps
+    if (due >= Number(DURATION) * 1000) break;
+    const wait = begin + due - performance.now();
+    if (wait > 0) await sleep(wait); // to a millisecond, which is what Node's timers can do
+    const subject = { user_id: user_ids[number % user_ids.length] };
+    const ended = ending(call(recommendations, 'Recommend', { subject, limit: 10 })).then(({ code = 'OK' }) => {
+      codes[code] = (codes[code] ?? 0) + 1;
+      if (code === 'OK') taken.push(performance.now() - begin - due);
+    });
+    calls.push(ended);
+  }
+  await Promise.all(calls);
+  taken.sort((a, b) => a - b);
+  const at = (share) => taken[Math.min(taken.length - 1, Math.floor(share * taken.length))];
+  return { calls: calls.length, codes, latency_ms: { p50: at(0.5), p99: at(0.99), max: at(1) } };
+}
+
+const scene = { visit, refusals, crowd, once, load }[process.argv[2] ?? 'visit'];
 console.log(JSON.stringify(await scene()));
 for (const client of [events, recommendations, users]) client.close();
