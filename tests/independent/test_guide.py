@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from bench.load.options import parse
+from bench.load.sweep import step_of
 from tests.independent.serving import PROTOS, ROOT
 
 GUIDE = (ROOT / "docs" / "load-testing.md").read_text(encoding="utf-8")
@@ -129,6 +130,11 @@ def fields(value: Any) -> Iterator[str]:
 @pytest.mark.parametrize("name", RESULTS)
 def test_every_field_of_a_result_is_in_the_guide(folder: Path, name: str):
     missing = {field for field in fields(result(folder, name)) if f"`{field}`" not in GUIDE}
+    assert not missing
+
+
+def test_every_field_of_a_sweeps_step_is_in_the_guide(folder: Path):
+    missing = {field for field in fields(step_of(50.0, result(folder, "steady"), 20.0)) if f"`{field}`" not in GUIDE}
     assert not missing
 
 
