@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,13 @@ from server.api.refusals import Refusal
 from server.api.requests import Requests
 from server.api.status import status_of
 from server.api.wire import Context
-from server.errors import DeadlineExceeded, Unavailable
+from server.errors import DeadlineExceeded, ServiceError, Unavailable
 from server.overload.limit import Limit
 from server.security.audit import AuditLog
 from server.security.keys import Caller
 from server.security.roles import Role
 from server.telemetry.calls import CallFigures, CallRow
-from server.telemetry.current import CALL, Call
+from server.telemetry.current import CALL, USER, Call
 
 if TYPE_CHECKING:
     from server.telemetry.otlp import Traces  # which needs OpenTelemetry
@@ -189,6 +189,22 @@ def _details(request: Message, within: str = "") -> dict[str, str]:
     return found
 
 
+def _person(request: Message) -> str:
+    """The id that the request is about; empty if it names none, or several."""
+    ids = set(_ids(request))
+    return ids.pop() if len(ids) == 1 else ""
+
+
+def _ids(message: Message) -> Iterator[str]:
+    for field, value in message.ListFields():
+        if field.name in ("user_id", "visitor_id"):
+            yield value
+        elif field.message_type is not None:
+            for one in (value,) if isinstance(value, Message) else value:
+                if isinstance(one, Message):
+                    yield from _ids(one)
+
+
 def _decoded(method: Method, handler: Inner, *, encoded: bool = True) -> Inner:
     """From bytes, if there is time for it. encoded: to bytes again, unless the handler has done it."""
     decode, encode = method.decode, method.encode
@@ -198,7 +214,14 @@ def _decoded(method: Method, handler: Inner, *, encoded: bool = True) -> Inner:
         if remaining is not None and remaining <= 0.0:
             method.figures.shed(method.tenant, method.role.value, "deadline")
             raise DeadlineExceeded(_LATE)
-        response = await handler(decode(data), context)
+        request = decode(data)
+        try:
+            response = await handler(request, context)
+        except ServiceError:
+            raise
+        except Exception:  # will be logged
+            USER.set(_person(request))
+            raise
         return encode(response) if encoded and type(response) is not bytes else response
 
     return decoded

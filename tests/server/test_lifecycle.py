@@ -1,5 +1,7 @@
 """From start to stop: health, reflection, draining, overload, and errors that nobody foresaw."""
 
+import json
+import logging
 import os
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from towerbridge.v1 import event_pb2_grpc, recommendation_pb2_grpc
 
 from server.journal.database import open_journal
 from server.journal.migrations import event_hash
+from server.telemetry.logs import JsonLines, hashed
 from tests.server.conftest import Serve, Served
 
 PATIENCE_S = 20.0
@@ -179,6 +182,37 @@ def test_an_error_that_nobody_foresaw_is_logged_whole_and_told_to_nobody(serve: 
         assert "ZeroDivisionError: the password is hunter2" in caplog.text
         assert "/towerbridge.v1.RecommendationService/" in caplog.text
     assert served.client.get_release().release_id, "the server goes on"
+
+
+@pytest.mark.parametrize(
+    ("events", "about"),
+    [
+        ([towerbridge.event("view", "item-1", user_id="anna")] * 2, "anna"),
+        ([towerbridge.event("view", "item-1", visitor_id="v")], "v"),
+        ([towerbridge.event("view", "item-1", user_id=one) for one in ("anna", "bob")], None),
+    ],
+)
+def test_in_json_it_is_logged_with_a_hash_of_the_one_id_that_the_call_was_about(
+    serve: Serve, events: list[v1.Event], about: str | None
+):
+    served = serve()
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(JsonLines().format(record))  # type: ignore[method-assign]
+    served.app.tenant._journal.submit = broken  # type: ignore[assignment, method-assign]
+    logging.getLogger("server.api.status").addHandler(handler)
+    try:
+        with pytest.raises(towerbridge.Internal):
+            served.client.record_events(events)
+    finally:
+        logging.getLogger("server.api.status").removeHandler(handler)
+    [line] = map(json.loads, lines)
+    assert line["method"] == "/towerbridge.v1.EventService/RecordEvents"
+    assert line.get("user") == (hashed(about) if about is not None else None)
 
 
 def test_one_call_more_than_allowed_is_refused_at_once(serve: Serve):
