@@ -43,14 +43,14 @@ def answering(
 
         return grpc.unary_unary_rpc_method_handler(call, request_type.FromString, lambda reply: reply.SerializeToString())
 
-    class Handlers(grpc.GenericRpcHandler):
-        methods = {
-            RELEASE: handler(v1.GetReleaseRequest, lambda request, context: v1.GetReleaseResponse(release_id="r1", dim=8)),
-            METHODS["recommend"]: handler(v1.RecommendRequest, recommend),
-        }
+    methods = {
+        RELEASE: handler(v1.GetReleaseRequest, lambda request, context: v1.GetReleaseResponse(release_id="r1", dim=8)),
+        METHODS["recommend"]: handler(v1.RecommendRequest, recommend),
+    }
 
+    class Handlers(grpc.GenericRpcHandler):
         def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-            return self.methods.get(str(handler_call_details.method))
+            return methods.get(str(handler_call_details.method))
 
     server = grpc.server(futures.ThreadPoolExecutor(8), (Handlers(),))
     address = "localhost:0"
