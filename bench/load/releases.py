@@ -80,7 +80,7 @@ def _item_ids(path: Path) -> list[str]:
             raise InputError(f"{path} must be a list of item ids")
         return found
     try:
-        return path.read_text(encoding="utf-8").split("\n")
+        return [one for one in path.read_text(encoding="utf-8").split("\n") if one]
     except (OSError, ValueError):
         raise InputError(f"{path} cannot be read") from None
 
