@@ -106,6 +106,7 @@ def check_target(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m bench.load",
+        allow_abbrev=False,  # `--ke` would get past what hides keys in the result
         description="Open-loop load: calls at random times (Poisson), whatever became of earlier ones; latency from the time "
         "when each was due. `python -m bench.load merge A.json B.json --json OUT --html OUT` adds up results of several hosts.",
     )
