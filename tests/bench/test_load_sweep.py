@@ -126,7 +126,8 @@ def test_a_server_with_a_limit_has_its_knee_there(ids: Path, tmp_path: Path):
 
 @pytest.mark.usefixtures("never_late")
 def test_the_echo_is_swept_by_the_same_rules(target: str, ids: Path, tmp_path: Path):
-    asked = ("--sweep", "--echo", "--rate", "2", "--p99-ms", "0.001", "--duration", "3", "--recall-queries", "0")
+    # One step each, which this seed has calls in.
+    asked = ("--sweep", "--echo", "--rate", "1", "--p99-ms", "0.001", "--duration", "1", "--seed", "7", "--recall-queries", "0")
     status, result = load(target, ids, tmp_path, *asked)
     assert status == 0 and result["knee_rps"] is None and "No rate was good: " in result["verdict"]
     echo = result["echo"]
