@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.load.mix import InputError
-from bench.load.options import parse
+from bench.load.options import check_outputs, parse
 
 _INVALID = 1
 _REFUSED = 2
@@ -42,6 +42,7 @@ def _merge(arguments: list[str]) -> int:
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="gets the merged result")
     parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="gets the report")
     options = parser.parse_args(arguments)
+    check_outputs(options.json, options.html)
     from bench.load.merge import merge
 
     return _write(merge(options.results), options.json, options.html)

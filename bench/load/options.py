@@ -91,9 +91,18 @@ def _check(options: Options) -> None:
         raise InputError("--echo goes with plain runs and --sweep; an echo has no releases and sheds nothing")
     if options.interleave > 1 and not options.echo:
         raise InputError("--interleave repeats pairs of a run and its echo: give --echo too")
-    for path in (options.json, options.html):
+    check_outputs(options.json, options.html)
+
+
+def check_outputs(json: Path, html: Path) -> None:
+    """What can be known before a long run of whether its result can be written. Raises InputError."""
+    for path in (json, html):
         if not path.absolute().parent.is_dir():
             raise InputError(f"the folder of {path} does not exist; make it")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give a file")
+    if json.resolve() == html.resolve():
+        raise InputError(f"--json and --html are the same file, {json}; give two")
 
 
 def check_target(text: str) -> str:

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 
 import grpc
@@ -92,6 +93,8 @@ def lag_buckets(url: str) -> dict[float, float]:
     try:
         with urllib.request.urlopen(url, timeout=_DEADLINE_S) as reply:
             text = reply.read().decode()
+    except HTTPException:
+        raise InputError(f"the metrics at {url} cannot be read: no HTTP/1.1 there; give the port of the metrics") from None
     except (OSError, ValueError, urllib.error.URLError) as error:
         raise InputError(f"the metrics at {url} cannot be read: {error}") from None
     counts: dict[float, float] = {}
