@@ -119,7 +119,8 @@ def test_a_replay_sends_each_event_once_in_the_order_of_their_times(target: str,
 
 
 def test_beside_an_echo_every_pair_and_the_median_ratio_are_reported(target: str, ids: Path, tmp_path: Path):
-    status, result = load(target, ids, tmp_path, "--rate", "40", "--events", "10", "--echo", "--interleave", "2")
+    asked = ("--rate", "80", "--events", "20", "--duration", "0.5", "--echo", "--interleave", "2")
+    status, result = load(target, ids, tmp_path, *asked)
     assert status == 0
     echo = result["echo"]
     assert echo["kind"] in ("aio", "sync") and set(echo["reply_bytes"]) == {METHODS["recommend"], METHODS["events"]}
