@@ -60,9 +60,21 @@ def serve(edge: str, bundle: str, ready: Connection) -> None:
 
 def parts_of(app: Any) -> tuple[Recommender, RecommendationServicer]:
     """The flow, and the servicer that decodes and encodes, over a loaded server."""
-    recommender = Recommender(app.tenant._histories, app.tenant.catalogue, app.tenant._engine, app.tenant._release)
-    servicer = RecommendationServicer(recommender, app.tenant._histories, app.tenant.catalogue, app.tenant._journal, app.tenant._release, app.tenant._config)
+    tenant = app.tenant
+    recommender = Recommender(tenant.people, tenant.catalogue, tenant._engine, tenant._release)
+    servicer = RecommendationServicer(
+        recommender, tenant.people, tenant.catalogue, tenant._journal, tenant._release, tenant._config
+    )
     return recommender, servicer
+
+
+def finished(coroutine: Any) -> Any:
+    """What a coroutine that waits for nothing returns."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError("it waited")
 
 
 def serve_sync(app: Any, ready: Connection) -> None:
@@ -73,8 +85,8 @@ def serve_sync(app: Any, ready: Connection) -> None:
         def Recommend(self, request: Any, context: Any) -> Any:
             deadline = deadline_of(context, 10_000)
             revision = servicer._journal.revision
-            ask = servicer._decode(request, revision)
-            answer = recommender.start(ask, deadline).result(timeout=10)
+            ask = finished(servicer._decode(request, revision, deadline))
+            answer = recommender.start(ask, deadline).answer.result(timeout=10)
             return servicer._encode(recommender.rank(ask, answer, final=True), request.attributes, revision)  # type: ignore[arg-type]
 
     server = grpc.server(ThreadPoolExecutor(16))
@@ -94,8 +106,8 @@ async def serve_aio(app: Any, ready: Connection) -> None:
         async def Recommend(self, request: Any, context: Any) -> Any:
             deadline = deadline_of(context, 10_000)
             revision = servicer._journal.revision
-            ask = servicer._decode(request, revision)
-            answer = await asyncio.wrap_future(recommender.start(ask, deadline))
+            ask = await servicer._decode(request, revision, deadline)
+            answer = await asyncio.wrap_future(recommender.start(ask, deadline).answer)
             return servicer._encode(recommender.rank(ask, answer, final=True), request.attributes, revision)  # type: ignore[arg-type]
 
     server = grpc.aio.server()

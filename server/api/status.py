@@ -29,7 +29,8 @@ def status_of(method: str, error: BaseException, context: Context) -> tuple[grpc
     if isinstance(error, grpc.aio.AbortError):  # a handler ended the call itself, as health does for an unknown service
         code = context.code()
         return (code if isinstance(code, grpc.StatusCode) else _BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)), None
-    if isinstance(error, asyncio.CancelledError):
+    if isinstance(error, (asyncio.CancelledError, grpc.aio.InternalError)):
+        # The latter is how gRPC tells a handler that writes, or ends its call, that its caller has just left.
         return grpc.StatusCode.CANCELLED, None
     _log.error("%s failed", method, exc_info=error)
     return grpc.StatusCode.INTERNAL, _INTERNAL
