@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -29,7 +30,7 @@ def main() -> int:
 
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stopping.set())
+        signal.signal(name, _give_up)
     try:
         config = load_config(arguments.config, _flags(arguments))
         logs.setup(config.logs.format, arguments.log_level)
@@ -39,6 +40,8 @@ def main() -> int:
     except StartupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stopping.set())
     app.start()
     for line in app.report():
         _log.info(line)
@@ -47,6 +50,12 @@ def main() -> int:
     print("draining", flush=True)
     app.stop()
     return 0
+
+
+def _give_up(*_: object) -> None:
+    """Ends while the server loads: nothing was promised to anybody yet, and what is on disk can be read at any moment."""
+    print("stopped while loading", file=sys.stderr, flush=True)
+    os._exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -111,7 +111,8 @@ class App:
         traces = open_traces(config.traces)
         if traces is not None:
             opened.callback(traces.close)
-        calls = Calls(keys, anybody, self._figures, traces, reflection=security.reflection)
+        most = config.listen.max_message_bytes
+        calls = Calls(keys, anybody, self._figures, traces, reflection=security.reflection, reply_bytes_max=most)
         edge = Edge(config.listen, config.overload, server_credentials(security), calls, _SERVICES)
         opened.callback(edge.stop)
         return edge

@@ -28,9 +28,10 @@ class Listen(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
     """0 takes any free port; the start-up line says which."""
-    max_connection_age_s: Positive = 3600
+    max_connection_age_s: Annotated[int, Field(ge=1, le=2_000_000)] = 3600
     """Connections are closed after so long, once their calls have ended, so that clients spread and see new certificates."""
-    max_message_bytes: Positive = 32 * 1024 * 1024
+    max_message_bytes: Annotated[int, Field(ge=1, le=2**31 - 1)] = 16 * 1024 * 1024
+    """Of one request or reply."""
     default_deadline_ms: Positive = 10_000
     """For callers that set none."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
@@ -140,7 +141,10 @@ class Releases(Section):
     """Changing the live release while the server serves."""
 
     bundles: tuple[Path, ...] | None = None
-    """Folders below which LoadRelease takes bundles. Unset: the folder that the configured bundle lies in."""
+    """Folders below which LoadRelease takes bundles; of several tenants each has the folder of its name in them.
+
+    Unset: the folder that the configured bundle lies in, if no other tenant's lies there too.
+    """
     keep: Annotated[int, Field(ge=2, le=16)] = 3
     """Releases held at once at most: the live one, the previous one, and those loaded beside them."""
     warm_people: Annotated[int, Field(ge=0)] = 10_000

@@ -15,7 +15,7 @@ from server.overload.limits import Limits
 from server.security.audit import AuditLog
 from server.security.keys import Caller, KeyRing
 from server.security.roles import AUDITED, ROLE_OF, Role
-from server.telemetry.calls import CallFigures, CallRow, Kind, Reason
+from server.telemetry.calls import CallFigures, CallRow, Reason, kind_of
 
 if TYPE_CHECKING:
     from server.telemetry.otlp import Traces  # which needs OpenTelemetry
@@ -56,9 +56,17 @@ class Calls(grpc.GenericRpcHandler):
     """
 
     def __init__(
-        self, keys: KeyRing | None, anybody: Caller, figures: CallFigures, traces: Traces | None, *, reflection: bool
+        self,
+        keys: KeyRing | None,
+        anybody: Caller,
+        figures: CallFigures,
+        traces: Traces | None,
+        *,
+        reflection: bool,
+        reply_bytes_max: int,
     ) -> None:
         """keys: None if nobody needs one; every call is `anybody`'s then. reflection: whether it is offered."""
+        self._reply_bytes_max = reply_bytes_max
         self._keys = keys
         self._anybody = anybody
         self._figures = figures
@@ -67,7 +75,6 @@ class Calls(grpc.GenericRpcHandler):
         self._open: dict[str, _Ready] = {}  # what anybody may call at any time
         self._shared: dict[str, Any] = {}  # handlers that are the same for every tenant
         self._tenants: dict[str, dict[str, _Ready]] = {}
-        self._kinds: dict[str, Kind] = {}  # of the methods that are offered
         self._refused: dict[tuple[str, str], CallRow] = {}
         self._gate: Refusal | None = _LOADING
         self._guard = Guard(self._caller, _DRAINING, _FULL)
@@ -125,34 +132,37 @@ class Calls(grpc.GenericRpcHandler):
             return self._refuse(name, caller.tenant, _FULL, "limit")
         return ready.handler
 
+    async def finish(self) -> None:
+        """Waits for what goes on although its caller has left."""
+        await self._guard.finish()
+
     def _ready(self, name: str, handler: Any, role: Role, tenant: str, limits: Limits, audit: AuditLog | None) -> _Ready:
         stream = bool(handler.request_streaming or handler.response_streaming)
-        kind: Kind = "bidi_stream" if handler.request_streaming else "server_stream" if stream else "unary"
-        self._kinds[name] = kind
         method = Method(
             name=name,
             tenant=tenant,
             role=role,
             limit=limits.of(role, stream=stream),
             figures=self._figures,
-            row=self._figures.row(tenant, name, kind),
+            row=self._figures.row(tenant, name, kind_of(name)),
             audit=audit if name in AUDITED else None,
             traces=self._traces if role is not Role.OPEN else None,
             decode=handler.request_deserializer or bytes,
             encode=handler.response_serializer,
+            reply_bytes_max=self._reply_bytes_max,
         )
         return _Ready(method, self._guard.guarded(method, handler))
 
     def _deny(self, ready: _Ready, caller: Caller) -> Any:
         role = ready.method.role.value
         refusal = Refusal(grpc.StatusCode.PERMISSION_DENIED, f"{ready.method.name} needs a key with the role {role}")
-        ready.method.row.done(refusal.code, 0.0)
+        ready.method.row.refused(refusal.code)
         if ready.method.audit is None:
             return refusing(refusal)
 
         async def deny(context: Any) -> None:
             with suppress(Unavailable):  # which the audit log has logged; the call is refused either way
-                await self._guard.note(ready.method, caller, context, refusal.code, None)
+                await self._guard.note(ready.method, caller, context.peer(), refusal.code, None)
 
         return refusing(refusal, first=deny)
 
@@ -161,8 +171,8 @@ class Calls(grpc.GenericRpcHandler):
         if role is not None:  # else anybody could have figures of any name kept
             row = self._refused.get((tenant, name))
             if row is None:
-                row = self._refused[tenant, name] = self._figures.row(tenant, name, self._kinds.get(name, "unary"))
-            row.done(refusal.code, 0.0)
+                row = self._refused[tenant, name] = self._figures.row(tenant, name, kind_of(name))
+            row.refused(refusal.code)
             if shed is not None:
                 self._figures.shed(tenant, role.value, shed)
         return refusing(refusal)

@@ -9,9 +9,10 @@ from typing import Any, TypeVar, cast
 
 import grpc
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from server.api import health
 from server.api.calls import Calls, Served
 from server.api.handlers import Handlers
 from server.config import Listen, Overload
@@ -19,9 +20,7 @@ from server.errors import StartupError
 from server.overload.limits import Limits
 
 T = TypeVar("T")
-LIVE = "towerbridge.live"
-"""The health service's name for the process itself: SERVING from the moment that the port is open."""
-_IN_USE = "cannot listen on {address}; is another server running there? Choose another --port"
+_IN_USE = "cannot listen on {address}; is another server running there? Choose another --port, or a --host of this machine"
 _REFUSE_SECONDS = 0.1
 _CHANGES_AT_ONCE = 8  # catalogue changes in flight; they wait for encoder, engine and disk in threads
 _GRPC = "grpc._cython.cygrpc"  # the name that gRPC logs under
@@ -47,7 +46,7 @@ class Edge:
         self._listen = listen
         self._services = services
         self._calls = calls
-        self._health = health.aio.HealthServicer()
+        self._health = health.HealthServicer(services)
         self._lagged: Callable[[float], None] = lambda seconds: None
         self._stopped = False
         logging.getLogger(_GRPC).addFilter(_of_nobody)
@@ -68,7 +67,7 @@ class Edge:
     def not_serving(self) -> None:
         """Health says NOT_SERVING from now on. Any thread may call it; it does not wait."""
         if not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(self._health.enter_graceful_shutdown(), self._loop)
+            self._loop.call_soon_threadsafe(self._health.not_serving)
 
     def stop(self) -> None:
         """Takes no new calls, gives those in flight the configured time to end, and ends. Once; again does nothing."""
@@ -96,19 +95,14 @@ class Edge:
         try:
             port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
         except RuntimeError:
-            port = 0
-        if not port:
-            raise StartupError(_IN_USE.format(address=address))
+            raise StartupError(_IN_USE.format(address=address)) from None
         own = Handlers()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, cast(grpc.aio.Server, own))
-        names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*self._services, health.NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer(names), cast(grpc.aio.Server, own)
         )
         self._calls.offer(own, limits)
-        await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
-        for service in ("", *self._services):
-            await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         await server.start()
         return server, port
 
@@ -122,8 +116,7 @@ class Edge:
         self._lagged = lagged
         self._beat(self._loop.time() + _BEAT_SECONDS)
         self._calls.serve(tenants)
-        for service in ("", *self._services):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._health.serving()
 
     def _beat(self, due: float) -> None:
         """Tells the limits how late the loop comes to what is due: that is how long a call waits for it."""
@@ -132,12 +125,13 @@ class Edge:
         self._loop.call_at(now + _BEAT_SECONDS, self._beat, now + _BEAT_SECONDS)
 
     async def _drain(self) -> None:
-        await self._health.enter_graceful_shutdown()
+        self._health.not_serving()
         # gRPC ends calls that arrive while it stops with CANCELLED, which nobody repeats: so they are refused first.
         self._calls.drain()
         await asyncio.sleep(_REFUSE_SECONDS)
         self._calls.end_watches()
         await self._server.stop(self._listen.drain_seconds)
+        await self._calls.finish()
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

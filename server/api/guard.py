@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from server.api.refusals import Refusal
 from server.api.requests import Requests
 from server.api.status import status_of
 from server.api.wire import Context
-from server.errors import DeadlineExceeded, ServiceError, Unavailable
+from server.errors import DeadlineExceeded, InvalidRequest, ServiceError, Unavailable
 from server.overload.limit import Limit
 from server.security.audit import AuditLog
 from server.security.keys import Caller
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from server.telemetry.otlp import Traces  # which needs OpenTelemetry
 
 _LATE = "the deadline had passed before the call was worked on"
+_TOO_LARGE = "the answer would have {size:.1f} MiB, more than listen.max_message_bytes ({most:.1f} MiB); ask for fewer"
+_MESSAGE_SECONDS = 5.0
+_FINISH_SECONDS = 2.0
 _OK = grpc.StatusCode.OK
 Inner = Callable[[Any, Any], Awaitable[Any]]
 
@@ -46,6 +49,7 @@ class Method:
     traces: Traces | None
     decode: Callable[[bytes], Any]
     encode: Callable[[Any], bytes]
+    reply_bytes_max: int
 
 
 class Guard:
@@ -58,6 +62,7 @@ class Guard:
         self._drains = False
         self._streams: set[Requests] = set()
         self._watches: set[asyncio.Task[Any]] = set()  # of health, which would go on for ever
+        self._audited_work: set[asyncio.Task[Any]] = set()
 
     def drain(self) -> None:
         """Takes no more requests of streams."""
@@ -70,10 +75,21 @@ class Guard:
         for task in tuple(self._watches):
             task.cancel()
 
+    async def finish(self) -> None:
+        """Waits a little for audited work that goes on although its caller has left, then ends it."""
+        if self._audited_work:
+            _, late = await asyncio.wait(tuple(self._audited_work), timeout=_FINISH_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
     def guarded(self, method: Method, handler: Any) -> Any:
         """The handler for gRPC, which takes bytes."""
+        if handler.unary_unary is not None and method.role is Role.OPEN:
+            inner = _read(_decoded(method, handler.unary_unary))
+            return grpc.stream_unary_rpc_method_handler(self._around(method, inner))
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(self._around(method, _decoded(method, handler.unary_unary)))
+            return grpc.unary_unary_rpc_method_handler(self._around(method, _decoded(method, handler.unary_unary), unary=True))
         if handler.unary_stream is not None:
             inner = _decoded(method, _written(handler.unary_stream), encoded=False)
             inner = self._watching(inner) if method.role is Role.OPEN else inner
@@ -83,7 +99,7 @@ class Guard:
             return grpc.stream_stream_rpc_method_handler(self._around(method, inner), None, method.encode)
         raise NotImplementedError(f"{method.name} takes a stream and answers once; no service here did so far")
 
-    async def note(self, method: Method, caller: Caller, context: Any, code: grpc.StatusCode | None, request: Any) -> None:
+    async def note(self, method: Method, caller: Caller, peer: str, code: grpc.StatusCode | None, request: Any) -> None:
         """Has a line of the audit log on disk. code: None before the call is worked on. Raises Unavailable if it cannot be."""
         if method.audit is None:
             return
@@ -91,20 +107,20 @@ class Guard:
         try:
             outcome = code.name if code is not None else "STARTED"
             await asyncio.wrap_future(
-                method.audit.write(caller, method.name, context.peer(), outcome, _details(request) if request else {})
+                method.audit.write(caller, method.name, peer, outcome, _details(request) if request else {})
             )
         except OSError as error:
             raise Unavailable(f"the audit log cannot be written: {error.strerror or error}; {was}") from error
 
-    def _around(self, method: Method, inner: Inner) -> Inner:
+    def _around(self, method: Method, inner: Inner, *, unary: bool = False) -> Inner:
         limit, row, traces, call = method.limit, method.row, method.traces, Call(method.tenant, method.name)
         if method.audit is not None:
-            inner = self._audited(method, inner)
+            inner = self._audited(method, inner, unary)
 
         async def around(data: Any, context: Context) -> Any:
             started = time.monotonic()
             if limit.is_full:  # others that gRPC took at the same moment have come first
-                row.done(self._full.code, 0.0)
+                row.refused(self._full.code)
                 method.figures.shed(method.tenant, method.role.value, "limit")
                 await context.abort(self._full.code, self._full.message, self._full.trailers)
             CALL.set(call)
@@ -128,10 +144,10 @@ class Guard:
 
         return around
 
-    def _audited(self, method: Method, inner: Inner) -> Inner:
-        async def audited(data: Any, context: Context) -> Any:
-            caller, request = self._caller(context), method.decode(data) if isinstance(data, bytes) else None
-            await self.note(method, caller, context, None, request)
+    def _audited(self, method: Method, inner: Inner, unary: bool) -> Inner:
+        async def work(data: Any, context: Context) -> Any:
+            caller, peer, request = self._caller(context), context.peer(), _request(method, data)
+            await self.note(method, caller, peer, None, request)
             code = _OK
             try:
                 return await inner(data, context)
@@ -139,9 +155,18 @@ class Guard:
                 code, _ = status_of(method.name, error, context)
                 raise
             finally:
-                await asyncio.shield(self.note(method, caller, context, code, request))
+                await asyncio.shield(self.note(method, caller, peer, code, request))
 
-        return audited
+        async def audited(data: Any, context: Context) -> Any:
+            # In a task that goes on if the caller leaves: what was done is to be in the log, not that nobody waited for it.
+            # gRPC has let go of the call then, so that the context must not be touched, as streams do all the time.
+            task = asyncio.ensure_future(work(data, context))
+            self._audited_work.add(task)
+            task.add_done_callback(self._audited_work.discard)
+            task.add_done_callback(_look_at_error)
+            return await asyncio.shield(task)
+
+        return audited if unary else work
 
     def _reading(self, method: Method, inner: Inner) -> Inner:
         """A handler of a stream of requests that is told when the server drains."""
@@ -149,6 +174,8 @@ class Guard:
         async def reading(_: object, context: Context) -> None:
             requests = Requests(context, method.decode)
             self._streams.add(requests)
+            if self._drains:  # since the call was let in
+                requests.stop()
             try:
                 await inner(requests, context)
             finally:
@@ -222,9 +249,44 @@ def _decoded(method: Method, handler: Inner, *, encoded: bool = True) -> Inner:
         except Exception:  # will be logged
             USER.set(_person(request))
             raise
-        return encode(response) if encoded and type(response) is not bytes else response
+        reply = encode(response) if encoded and type(response) is not bytes else response
+        if encoded and len(reply) > method.reply_bytes_max:
+            raise InvalidRequest(_TOO_LARGE.format(size=len(reply) / 2**20, most=method.reply_bytes_max / 2**20))
+        return reply
 
     return decoded
+
+
+def _read(inner: Inner) -> Inner:
+    """For methods that anybody may call: the message is read within the call's limit, and not for ever."""
+
+    async def read(_: object, context: Context) -> Any:
+        # In a task of its own, which ends with the call: a read cannot be called back (see `Requests`).
+        reading = asyncio.ensure_future(context.read())
+        reading.add_done_callback(_look_at_error)
+        done, _pending = await asyncio.wait((reading,), timeout=_MESSAGE_SECONDS)
+        if not done:
+            raise DeadlineExceeded(f"the call's message was not there after {_MESSAGE_SECONDS:g} s")
+        data = reading.result()
+        if data is grpc.aio.EOF:
+            raise InvalidRequest("the call had no message")
+        return await inner(data, context)
+
+    return read
+
+
+def _request(method: Method, data: Any) -> Any:
+    """The message of a unary call; None if there is none, or it cannot be read."""
+    try:
+        return method.decode(data) if isinstance(data, bytes) else None
+    except DecodeError:
+        return None
+
+
+def _look_at_error(task: asyncio.Future[Any]) -> None:
+    """Else asyncio would log that nobody has."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _written(handler: Callable[[Any, Any], Any]) -> Inner:

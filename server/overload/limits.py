@@ -4,12 +4,15 @@ from server.config import Overload
 from server.overload.limit import AdaptiveLimit, FixedLimit, Limit
 from server.security.roles import Role
 
+_CHECKS = 64  # of health at once: each takes microseconds once its message is there
+_WATCHES = 256
+
 
 class Limits:
     """How many calls of each role may be in flight.
 
     Unary reads and ingest follow their own queues: the engine's and the journal's, and both the event loop's. Streams, and the
-    calls of administrators, have limits of their own that do not move.
+    calls of administrators, have limits of their own that do not move; health has its own, since nothing may keep probes out.
     """
 
     def __init__(self, settings: Overload) -> None:
@@ -21,10 +24,13 @@ class Limits:
             Role.READ: FixedLimit(settings.max_reads),
             Role.INGEST: FixedLimit(settings.max_ingests),
         }
+        self._checks, self._watches = FixedLimit(_CHECKS), FixedLimit(_WATCHES)
         self._others = FixedLimit(settings.max_admins)
 
     def of(self, role: Role, *, stream: bool) -> Limit:
         """The limit that calls of a method count towards."""
+        if role is Role.OPEN:
+            return self._watches if stream else self._checks
         return (self._streams if stream else self._unary).get(role, self._others)
 
     def loop_lagged(self, seconds: float) -> None:

@@ -66,6 +66,7 @@ class ReleaseControl:
         self._parts = parts
         self._going_live = GoingLive(parts, catalogue, refresher, tenant_folder, configured[1], clock_us)
         self._configured = configured[0]
+        self._tenant = tenant_folder.name
         self._clock_us = clock_us
         self._loaded_us: dict[str, int] = {parts.releases.live.release_id: clock_us()}
         self._coming_back: str | None = None  # the release before the live one, which is loaded again after a start
@@ -157,8 +158,9 @@ class ReleaseControl:
 
     def _trusted(self, bundle: str) -> Path:
         """The bundle's directory, without links. Raises InvalidField if it is not below a folder that is trusted."""
-        own = self._configured.resolve().parent
-        roots = [one.resolve() for one in self._parts.config.releases.bundles or (own,)]
+        roots = self._roots()
+        if not roots:
+            raise InvalidField("bundle", "no folder is trusted here; name one in releases.bundles")
         try:
             path = (roots[0] / bundle).resolve()
             path.is_dir()  # raises if the name is too long for the file system
@@ -168,6 +170,15 @@ class ReleaseControl:
             names = ", ".join(map(str, roots))
             raise InvalidField("bundle", f"lies outside of {names}; copy it there, or add its folder to releases.bundles")
         return path
+
+    def _roots(self) -> list[Path]:
+        """The folders below which this tenant's bundles lie. Of several tenants none reaches the others'."""
+        served, listed = self._parts.config.served, self._parts.config.releases.bundles
+        if listed is not None:
+            return [(one / self._tenant if len(served) > 1 else one).resolve() for one in listed]
+        own = self._configured.resolve().parent
+        others = (bundle.resolve() for name, bundle in served.items() if name != self._tenant)
+        return [] if any(other.is_relative_to(own) for other in others) else [own]
 
     def _begin(self, path: Path, release_id: str) -> Future[Release]:
         releases = self._parts.releases

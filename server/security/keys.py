@@ -49,6 +49,7 @@ class KeyRing:
         self._stamp: Stamp | None
         self._stamp, keys = read_keys(path)
         self._known = _active(keys)
+        self._refused: tuple[Stamp | None] | None = None  # of a file that could not be used; there may be none
         self._next_look = time.monotonic() + CHECKED_EVERY_S
 
     def caller(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> Caller | None:
@@ -71,12 +72,14 @@ class KeyRing:
         stamp = stamp_of(self._path)
         if stamp == self._stamp:
             return
-        self._stamp = stamp  # before it is read: what cannot be used is logged once, not every second
         try:
             self._stamp, keys = read_keys(self._path)
         except StartupError as error:
-            _log.error("%s; the keys that were read before stay valid", error)
+            if self._refused != (stamp,):  # logged once, but tried again: what failed may have been the reading
+                _log.error("%s; the keys that were read before stay valid", error)
+            self._refused = (stamp,)
             return
+        self._refused = None
         self._known = _active(keys)
         _log.info("read %s again: %d active keys", self._path, len(self._known))
 

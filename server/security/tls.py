@@ -40,6 +40,7 @@ class _Certificates:
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
         self._lock = threading.Lock()  # handshakes run on gRPC's threads
         self._stamps, self.initial = self._read()
+        self._refused: tuple[Stamp | None, ...] | None = None  # files that could not be used
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """What to use from now on; None: what is used already."""
@@ -47,12 +48,14 @@ class _Certificates:
             stamps = self._look()
             if stamps == self._stamps:
                 return None
-            self._stamps = stamps  # before they are read: what cannot be used is logged once, not at every connection
             try:
                 self._stamps, configuration = self._read()
             except StartupError as error:
-                _log.error("%s; %s", error, _UNCHANGED)
+                if stamps != self._refused:  # logged once, but tried again: what failed may have been the reading
+                    _log.error("%s; %s", error, _UNCHANGED)
+                self._refused = stamps
                 return None
+            self._refused = None
             _log.info("%s changed; new connections use it", self._certificate)
             return configuration
 

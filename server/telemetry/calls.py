@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import grpc
+from google.protobuf import descriptor_pool
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -42,6 +43,16 @@ _LABELS = ("grpc_type", "grpc_service", "grpc_method", "tenant")
 _SHED_LABELS = ("tenant", "role", "reason")
 
 
+def kind_of(method: str) -> Kind:
+    """Of a method by its full name, "/package.Service/Method"; unary if it is not known."""
+    service, _, name = method.removeprefix("/").rpartition("/")
+    try:
+        found = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
+    except KeyError:
+        return "unary"
+    return "bidi_stream" if found.client_streaming else "server_stream" if found.server_streaming else "unary"
+
+
 class CallRow:
     """What became of one method's calls for one tenant. Made once, by `CallFigures.row`, and kept beside the handler."""
 
@@ -56,12 +67,16 @@ class CallRow:
         self._observe = self.seconds.observe
 
     def done(self, code: grpc.StatusCode, seconds: float) -> None:
-        """A call has ended. seconds: since its first byte was read."""
+        """A call has ended. seconds: since its message, or a stream's start, was there."""
         if code is _OK:  # by itself: to find an enum's member in a dict runs Python
             self.ok += 1
         else:
             self._failed[code] += 1
         self._observe(seconds)
+
+    def refused(self, code: grpc.StatusCode) -> None:
+        """A call has ended before it was worked on, which says nothing of how long calls take."""
+        self._failed[code] += 1
 
     def codes(self) -> dict[str, int]:
         """How many calls ended with each code: OK, and those that there were."""
@@ -102,7 +117,7 @@ class CallFigures(Collector):
         yield handled
         yield family(
             "grpc_server_handling_seconds",
-            "From a call's arrival to its end, in the server.",
+            "From when a call's message had come to the end of the work on it. Calls that were refused before are not in it.",
             _LABELS,
             ((row.labels, row.seconds) for row in rows),
         )

@@ -45,4 +45,4 @@ def test_the_commands_run_as_written_and_make_what_the_settings_name(tmp_path: P
 def test_the_limits_are_those_of_the_code():
     for limit in (f"{ID_BYTES} bytes", f"{ROWS_MAX:,}", f"{LIMIT_MAX:,}", f"{EXCLUDED_MAX:,}"):
         assert f"| {limit}" in GUIDE
-    assert Config(data=Path("d"), bundle=Path("b")).listen.max_message_bytes == 32 * 1024 * 1024
+    assert Config(data=Path("d"), bundle=Path("b")).listen.max_message_bytes == 16 * 1024 * 1024

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from server.errors import StartupError
 from server.security.key_file import create, revoke
 from server.security.keys import Caller, KeyRing
 from server.security.roles import Role
@@ -87,6 +88,23 @@ def test_a_new_file_that_cannot_be_used_is_logged_once_and_the_old_keys_stay(
     path.chmod(0o600)
     new, _ = create(path, "acme", "shop", READ)
     eventually(lambda: ring.caller(bearer(new)) is not None)
+
+
+def test_a_file_that_could_not_be_read_for_once_is_read_again(path: Path, monkeypatch: pytest.MonkeyPatch):
+    key, stored = create(path, "acme", "shop", READ)
+    ring = KeyRing(path)
+
+    def no_descriptors(path: Path) -> None:
+        raise StartupError(f"cannot read {path}: Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("server.security.keys.read_keys", no_descriptors)
+        revoke(path, stored.id)
+        again = time.monotonic() + 1.5  # it is looked at once
+        while time.monotonic() < again:
+            assert ring.caller(bearer(key)) is not None
+            time.sleep(0.1)
+    eventually(lambda: ring.caller(bearer(key)) is None)
 
 
 def test_many_threads_ask_while_the_file_changes(path: Path):

@@ -24,9 +24,14 @@ EVENTS, ITEMS, RELEASES = "/towerbridge.v1.EventService", "/towerbridge.v1.ItemS
 
 
 @pytest.fixture
-def server(bundle_path: Path, tmp_path: Path) -> Iterator[Secured]:
-    audience, metrics = {"enabled": True}, {"port": 0}
-    with secured(bundle_path, tmp_path, ("acme", "other"), audience=audience, metrics=metrics) as running:
+def bundles(tmp_path: Path) -> Path:
+    return tmp_path / "bundles"
+
+
+@pytest.fixture
+def server(bundle_path: Path, tmp_path: Path, bundles: Path) -> Iterator[Secured]:
+    sections = {"audience": {"enabled": True}, "metrics": {"port": 0}, "releases": {"bundles": [bundles]}}
+    with secured(bundle_path, tmp_path, ("acme", "other"), **sections) as running:
         yield running
 
 
@@ -153,13 +158,11 @@ def test_an_erasure_and_an_export_reach_one_tenant(server: Secured):
     assert record(server, "other", view("ann", "item-7", "e-later")).results[0].status == v1.EventStatus.EVENT_STATUS_ACCEPTED
 
 
-def test_a_release_that_one_tenant_promotes_is_not_the_others(server: Secured, bundle_path: Path, tmp_path: Path):
-    second = bundle_path.parent / "of-tenants"
-    if not second.exists():
-        write_tiny_bundle(second, n_items=50, dim=8, seed=9)
+def test_a_release_that_one_tenant_promotes_is_not_the_others(server: Secured, bundles: Path):
+    write_tiny_bundle(bundles / "acme" / "next", n_items=50, dim=8, seed=9)
     with server.client("acme", Role.ADMIN) as acme, server.client("other", Role.ADMIN) as other:
         first = other.list_releases().releases[0].release_id
-        loaded = acme.load_release(str(second)).release.release_id
+        loaded = acme.load_release("next").release.release_id
         assert loaded not in {one.release_id for one in other.list_releases().releases}
         with pytest.raises(towerbridge.NotFound):
             other.promote_release(loaded)
@@ -168,6 +171,23 @@ def test_a_release_that_one_tenant_promotes_is_not_the_others(server: Secured, b
     for tenant in ("acme", "other"):
         live[tenant] = call(server, tenant, f"{RELEASES}/GetRelease", v1.GetReleaseRequest(), v1.GetReleaseResponse).release_id
     assert live == {"acme": loaded, "other": first}
+
+
+def test_a_tenants_bundles_are_out_of_the_others_reach(server: Secured, bundles: Path):
+    write_tiny_bundle(bundles / "other" / "secret", n_items=50, dim=8, seed=9)
+    with server.client("acme", Role.ADMIN) as acme:
+        for name in (str(bundles / "other" / "secret"), "../other/secret", str(bundles / "other" / "none")):
+            with pytest.raises(towerbridge.InvalidArgument, match="lies outside of"):
+                acme.load_release(name)
+
+
+def test_where_tenants_bundles_lie_side_by_side_none_is_loaded(bundle_path: Path, tmp_path: Path):
+    with (
+        secured(bundle_path, tmp_path, ("acme", "other")) as running,
+        running.client("acme", Role.ADMIN) as acme,
+        pytest.raises(towerbridge.InvalidArgument, match=r"releases\.bundles"),
+    ):
+        acme.load_release(bundle_path.name)
 
 
 def test_what_is_kept_lies_apart(server: Secured):

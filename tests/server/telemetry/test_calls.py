@@ -1,8 +1,9 @@
 """Figures of calls, as Prometheus reads them."""
 
 import grpc
+import pytest
 
-from server.telemetry.calls import CallFigures
+from server.telemetry.calls import CallFigures, kind_of
 from tests.server.telemetry.scraped import read
 
 RECOMMEND = "/towerbridge.v1.RecommendationService/Recommend"
@@ -34,6 +35,28 @@ def test_calls_are_counted_by_code_and_timed_whatever_they_ended_with():
     assert value(seen, "grpc_server_handling_seconds_bucket", **about, le="0.0001") == 1
     assert value(seen, "grpc_server_handling_seconds_bucket", **about, le="0.0005") == 2
     assert round(value(seen, "grpc_server_handling_seconds_sum", **about), 6) == 0.0045
+
+
+def test_calls_that_were_refused_are_counted_and_do_not_make_the_others_look_fast():
+    figures = CallFigures()
+    row = figures.row("shop", RECOMMEND, "unary")
+    row.refused(grpc.StatusCode.RESOURCE_EXHAUSTED)
+    seen = read(figures)
+    assert value(seen, "grpc_server_handled_total", grpc_code="RESOURCE_EXHAUSTED") == 1
+    assert value(seen, "grpc_server_handling_seconds_count") == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        (RECOMMEND, "unary"),
+        ("/towerbridge.v1.EventService/StreamEvents", "bidi_stream"),
+        ("/towerbridge.v1.UserService/ExportUser", "server_stream"),
+        ("/none.such/Method", "unary"),
+    ],
+)
+def test_a_methods_kind_is_that_of_the_contract(method: str, kind: str):
+    assert kind_of(method) == kind
 
 
 def test_a_method_that_nobody_called_is_there_with_zeros_so_that_its_first_call_is_a_rise():
