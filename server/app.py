@@ -70,10 +70,10 @@ class App:
         for tenant in self.tenants.values():
             tenant.start()
         freeze()
+        for tenant in self.tenants.values():
+            tenant.wake()  # before anybody can ask for another load
         self._not_ready = None
         self._edge.serve({name: Served(one.handlers, one.limits, one.audit) for name, one in self.tenants.items()})
-        for tenant in self.tenants.values():
-            tenant.wake()
 
     def stop(self) -> None:
         """Drains: takes no new calls, ends those in flight, then writes and closes everything."""

@@ -18,6 +18,7 @@ class ReleaseCheck:
     def __init__(self, owners: dict[str, str]) -> None:
         self._owners = owners
         self.answers: Counter[str] = Counter()
+        self.checked = 0  # with an item of the lists: the others say nothing
         self.mixed = 0
         self.examples: list[str] = []
 
@@ -25,7 +26,9 @@ class ReleaseCheck:
         """Looks at a reply. Kinds without items of a release are left out."""
         for release_id, item_ids in _answers(kind, reply):
             self.answers[release_id] += 1
-            strangers = [one for one in item_ids if self._owners.get(one, release_id) != release_id]
+            owners = [self._owners.get(one) for one in item_ids]
+            self.checked += any(owner is not None for owner in owners)
+            strangers = [one for one, owner in zip(item_ids, owners, strict=True) if owner not in (None, release_id)]
             if strangers:
                 self.mixed += 1
                 if len(self.examples) < _EXAMPLES:
@@ -34,7 +37,7 @@ class ReleaseCheck:
     def result(self) -> dict[str, Any]:
         return {
             "answers": dict(self.answers),
-            "checked": sum(self.answers.values()),
+            "checked": self.checked,
             "mixed": self.mixed,
             "examples": self.examples,
         }

@@ -130,7 +130,7 @@ class _Runs:
             processes = self._options.processes_for(one + self._options.events + 2 * self._options.pairs, more)
             return result_of(drive(replace(load, rates=scaled), processes, f"{what} at {one:.0f}/s"))
 
-        return sweep(at, rate, self._options.p99_ms)
+        return sweep(at, rate, self._options.p99_ms, late_is_past=not load.is_echo)
 
     def _sweep_of_echoes(self, ours: Sweep) -> dict[str, Any]:
         """Both echoes' knees; the better one is what ours is compared with."""

@@ -28,13 +28,15 @@ class Sweep(NamedTuple):
     client_was_the_limit: bool
 
 
-def sweep(run: Run, start: float, p99_ms: float) -> Sweep:
+def sweep(run: Run, start: float, p99_ms: float, *, late_is_past: bool = True) -> Sweep:
     """Runs at rates from `start`, up until one is past the knee, or down until one is good, then in between.
 
     A step that was sent late but answered quickly says nothing of the server: it is repeated once, with a process more, and
     then set aside. Slow answers are past the knee even if they were sent late: a busy server makes a client beside it late.
+    late_is_past: False for an echo, which has so little to do that it is the client who comes late and makes them slow: to take
+    that for the echo's knee would flatter the server.
     """
-    search = _Search(run, p99_ms)
+    search = _Search(run, p99_ms, late_is_past)
     search.up(start)
     search.down(start)
     closed = search.close_in()
@@ -47,9 +49,10 @@ def sweep(run: Run, start: float, p99_ms: float) -> Sweep:
 class _Search:
     """`low` is the largest rate that was good, `high` the smallest that was past the knee."""
 
-    def __init__(self, run: Run, p99_ms: float) -> None:
+    def __init__(self, run: Run, p99_ms: float, late_is_past: bool) -> None:
         self._run = run
         self._p99_ms = p99_ms
+        self._late_is_past = late_is_past
         self.low = 0.0
         self.high: float | None = None
         self.steps: list[dict[str, Any]] = []
@@ -80,7 +83,7 @@ class _Search:
         """Whether a step, or its repetition, told on which side of the knee the rate lies."""
         for more in (0, 1):
             found = self._run(rate, more)
-            step = step_of(rate, found, self._p99_ms)
+            step = step_of(rate, found, self._p99_ms, late_is_past=self._late_is_past)
             self.steps.append(step)
             self.results[rate] = found
             if step["passed"]:
@@ -92,7 +95,7 @@ class _Search:
         return False
 
 
-def step_of(rate: float, found: dict[str, Any], p99_ms: float) -> dict[str, Any]:
+def step_of(rate: float, found: dict[str, Any], p99_ms: float, *, late_is_past: bool = True) -> dict[str, Any]:
     """A step as the result lists it. Neither `passed` nor `past_knee`: it says nothing of the server."""
     slow = passes(found, p99_ms) if found["calls"] else None
     reasons = [*([slow] if slow else []), *found["invalid_because"]]
@@ -104,6 +107,6 @@ def step_of(rate: float, found: dict[str, Any], p99_ms: float) -> dict[str, Any]
         "valid": found["valid"],
         "passed": slow is None and found["valid"],
         "why": "; ".join(reasons) or None,
-        "past_knee": slow is not None,
+        "past_knee": slow is not None and (found["valid"] or late_is_past),
         **{name: found[name] for name in names},
     }

@@ -58,8 +58,8 @@ def _of_sweep(found: Mapping[str, Any], p99_ms: float) -> str:
         return said
     if echo["knee_rps"] is None:
         return f"{said} No rate was good on the echo."
-    least = "at least " if echo["client_was_the_limit"] else ""
-    ratio = "" if echo["knee_ratio"] is None else f", of which ours is {echo['knee_ratio']:.2f}"
+    least, most = ("at least ", "at most ") if echo["client_was_the_limit"] else ("", "")
+    ratio = "" if echo["knee_ratio"] is None else f", of which ours is {most}{echo['knee_ratio']:.2f}"
     return f"{said} The {echo['kind']} echo's is {least}{echo['knee_rps']:g}{ratio}."
 
 

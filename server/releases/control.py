@@ -135,7 +135,11 @@ class ReleaseControl:
             )
             return
         self._coming_back = previous.release_id
-        self._begin(Path(previous.bundle), previous.release_id)
+        try:
+            self._begin(Path(previous.bundle), previous.release_id)
+        except ServiceError as error:
+            self._coming_back = None
+            _log.warning("release %s, which was live before, is not loaded again: %s", previous.release_id, error)
 
     def close(self) -> None:
         """Ends what is under way; those who wait get Unavailable. Before journal and engine are closed."""
@@ -148,7 +152,8 @@ class ReleaseControl:
         self._loader.shutdown(cancel_futures=True)
 
     def tidy(self) -> None:
-        """Removes what loads before this start left behind."""
+        """Removes what loads before this start left behind, and what another configuration did."""
+        self._going_live.tidy()
         kept = {release.release_id for release in self._parts.releases.held}
         for folder in self._parts.folder.glob("*"):
             if folder.name not in kept and folder.name != self._coming_back:
@@ -200,7 +205,7 @@ class ReleaseControl:
                 )
             self._check_place()
             self.failed = None
-            load = self.loading = Load(self._parts, path, release_id, self.prepare, lambda: self.available())
+            load = self.loading = Load(self._parts, path, release_id, self.prepare, lambda: self.available(), self._room)
             self._loader.submit(self._run, load).add_done_callback(lambda work: _refuse_if_cancelled(work, load.done))
             return load.done
 
@@ -211,23 +216,27 @@ class ReleaseControl:
                 f"releases.keep is {keep}, and the live release and the one before it take these places; set it to 3 or more"
             )
 
-    def _make_room(self) -> None:
+    def _room(self) -> bool:
+        """Makes a place for a release; whether another had to go. In the thread of changes: none may go that is becoming live."""
+        return self._changer.submit(self._make_room).result()
+
+    def _make_room(self) -> bool:
         """Lets the oldest go of those that are merely loaded, until there is a place."""
-        releases = self._parts.releases
+        releases, anyone = self._parts.releases, False
         while len(releases.held) >= self._parts.config.releases.keep:
             spare = next((one for one in releases.held if one not in (releases.live, releases.previous)), None)
             if spare is None:
-                return
+                break
+            anyone = True
             _log.info("release %s makes room for another", spare.release_id)
             self._loaded_us.pop(spare.release_id, None)
             discard(self._parts, spare)
             shutil.rmtree(self._parts.folder / spare.release_id, ignore_errors=True)
+        return anyone
 
     def _run(self, load: Load) -> None:
         error: BaseException | None = None
         try:
-            # Where the live release changes, so that none goes that is becoming live.
-            self._changer.submit(self._make_room).result()
             release = load.run()
         except Stopped:
             error = Unavailable(STOPPING)

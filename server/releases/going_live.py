@@ -12,7 +12,7 @@ from server.errors import DeadlineExceeded, Unavailable
 from server.garbage import freeze
 from server.journal.bundles import NoteBundle
 from server.releases.load import Parts
-from server.releases.record import Record, Recorded, write_record
+from server.releases.record import Record, Recorded, forget_other, write_record
 from server.releases.release import Release
 from server.releases.warming import Warming
 from server.users.refresher import Refresher
@@ -53,6 +53,10 @@ class GoingLive:
         self._configured = configured
         self._clock_us = clock_us
         self._stopping = threading.Event()
+
+    def tidy(self) -> None:
+        """At the start: a record of another configuration counts no more, not even when that one comes back."""
+        forget_other(self._folder, self._configured)
 
     def stop(self) -> None:
         """Whoever waits for people's vectors gets Unavailable. Any thread may call."""
@@ -100,8 +104,9 @@ class GoingLive:
 
         parts.engine.call(swap).result()
         self.promoted_us[release.release_id] = self._clock_us()
-        # Whoever has no vector yet gets one when nobody waits, or when they ask.
-        self._refresher.mark_all([key for key in parts.people.keys_in_memory() if key not in release.user_vectors])
+        # Whoever has no vector yet gets one when nobody waits, or when they ask; so does whoever has one of a time before, from
+        # when the release was live already or while others' were computed.
+        self._refresher.mark_all(sorted(parts.people.keys_in_memory(), key=lambda key: key in release.user_vectors))
         parts.engine.poke()
         freeze(young=True)
         _log.info("release %s is live, after %s; %d people were ready", release.release_id, before.release_id, ready)

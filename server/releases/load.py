@@ -60,8 +60,16 @@ class Parts(NamedTuple):
 class Load:
     """One load, in a thread of its own. `release_id`, `path`, `stage` and `progress` may be read by any."""
 
-    def __init__(self, parts: Parts, path: Path, release_id: str, prepare: Preparer, available: Callable[[], int]) -> None:
-        """path: of the bundle. available: bytes of memory that can be had."""
+    def __init__(
+        self,
+        parts: Parts,
+        path: Path,
+        release_id: str,
+        prepare: Preparer,
+        available: Callable[[], int],
+        make_room: Callable[[], bool],
+    ) -> None:
+        """path: of the bundle. available: bytes of memory that can be had. make_room: lets another release go, if one must."""
         self.release_id = release_id
         self.path = path
         self.stage = "checking"
@@ -72,6 +80,7 @@ class Load:
         self._parts = parts
         self._prepare = prepare
         self._available = available
+        self._make_room = make_room
         self._prepared = Prepared(parts.folder / release_id)
         self._noted: dict[int, StoredItem] = {}  # items that were put before the release followed, by ordinal
         self._live_index: LiveIndex | None = None
@@ -94,7 +103,12 @@ class Load:
     def _load(self) -> Release:
         parts, started = self._parts, time.monotonic()
         dim, bundle_items = self._sizes()
-        self._check_memory(dim, bundle_items)
+        try:
+            self._check_memory(dim, bundle_items)
+        except ResourceExhausted:
+            if not self._make_room():
+                raise
+            self._check_memory(dim, bundle_items)
         in_turn(parts.journal, self._record)
         placement = parts.releases.placement
         ordinals, at = parts.engine.call(lambda: (placement.placed(), placement.changes)).result()
@@ -106,6 +120,7 @@ class Load:
         order = Order(self.path, self.release_id, parts.journal_file, self._prepared.path, recall)
         self._prepare(order, self._tell, self.stopping)
         self._prepared.forget_histories()
+        self._make_room()  # not before the bundle has turned out to be good
         release = self._release = self._open(user_vectors, live_index)
         self._tell("filling", 0.8)
         followed = in_turn(parts.journal, lambda: self._follow(release)).result()

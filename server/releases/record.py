@@ -1,6 +1,7 @@
 """Which release was made the live one: kept on disk, so that it is live again after a restart."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -36,14 +37,38 @@ class Record(_Part):
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Replaces the record; it is on disk then. Raises OSError if it cannot be written; the old one is whole then."""
+    """Replaces the record; it is on disk then. Raises OSError if it cannot be written; the old one is there then."""
+    before = read_record(folder)
+    _replace(folder, record)
+    try:
+        sync_directory(folder)
+    except OSError:
+        with suppress(OSError):  # else a restart would find what was refused
+            if before is None:
+                (folder / FILE_NAME).unlink()
+            else:
+                _replace(folder, before)
+        raise
+
+
+def _replace(folder: Path, record: Record) -> None:
     partial = folder / (FILE_NAME + _PARTIAL)
     with partial.open("w", encoding="utf-8") as file:
         file.write(record.model_dump_json(indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
     partial.replace(folder / FILE_NAME)
-    sync_directory(folder)
+
+
+def forget_other(folder: Path, configured: str) -> None:
+    """Removes a record that was made while another bundle was configured: the configuration has had the last word since.
+
+    configured: the configured bundle's release.
+    """
+    record = read_record(folder)
+    if record is not None and record.configured != configured:
+        (folder / FILE_NAME).unlink()
+        sync_directory(folder)
 
 
 def read_record(folder: Path) -> Record | None:

@@ -99,6 +99,15 @@ def test_slow_answers_are_past_the_knee_even_if_they_were_sent_late_and_both_are
     assert past and all("p99 50 ms" in step["why"] and LATE in step["why"] and not step["valid"] for step in past)
 
 
+def test_an_echo_that_was_slow_since_it_was_called_late_says_nothing_of_the_echo():
+    def run(rate: float, more: int) -> dict[str, Any]:
+        return found(rate, p99=5.0 if rate <= 500 else 50.0, late=rate > 500)
+
+    swept = sweep(run, 100.0, P99_MS, late_is_past=False)
+    assert swept.knee is not None and 300 <= swept.knee <= 500 and swept.client_was_the_limit
+    assert not any(step["past_knee"] for step in swept.steps)
+
+
 def test_if_no_rate_is_good_there_is_no_knee_and_the_verdict_says_so():
     swept = sweep(lambda rate, more: found(rate, p99=50.0), 100.0, P99_MS)
     assert swept.knee is None and not swept.client_was_the_limit

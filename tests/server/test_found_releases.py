@@ -1,0 +1,109 @@
+"""What a review of releases found."""
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import towerbridge
+
+from server.releases.record import read_record
+from tests.server.releasing import LIVE, LOADED, PREVIOUS, serving, states, wait_until, write_bundles
+from tests.tiny import write_tiny_bundle
+
+
+@pytest.fixture
+def ids(tmp_path: Path) -> dict[str, str]:
+    return write_bundles(tmp_path, "abc")
+
+
+def test_what_was_promoted_under_an_older_configuration_stays_forgotten_when_that_comes_back(
+    ids: dict[str, str], tmp_path: Path
+):
+    with serving(tmp_path / "a", tmp_path / "data") as served:
+        served.client.load_release("b")
+        served.client.promote_release(ids["b"])
+    for configured in "ca":
+        with serving(tmp_path / configured, tmp_path / "data") as served:
+            assert states(served.client)[ids[configured]] == LIVE
+
+
+def test_a_bundle_that_cannot_be_loaded_takes_no_other_releases_place(ids: dict[str, str], tmp_path: Path):
+    write_tiny_bundle(tmp_path / "damaged", n_items=50, dim=8, seed=9)
+    vectors = tmp_path / "damaged" / "item_vectors.safetensors"
+    vectors.write_bytes(vectors.read_bytes()[:-1] + b"\xff")
+    with serving(tmp_path / "a", tmp_path / "data", releases={"keep": 3}) as served:
+        served.client.load_release("b")
+        served.client.load_release("c")
+        with pytest.raises(towerbridge.InvalidArgument):
+            served.client.load_release("damaged")
+        held = states(served.client)
+        assert (held[ids["a"]], held[ids["b"]], held[ids["c"]]) == (LIVE, LOADED, LOADED)
+
+
+def test_a_promotion_that_was_refused_is_not_in_the_record(
+    ids: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(folder: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with serving(tmp_path / "a", tmp_path / "data") as served:
+        served.client.load_release("b")
+        with monkeypatch.context() as broken:
+            broken.setattr("server.releases.record.sync_directory", full)
+            with pytest.raises(towerbridge.Unavailable, match="mend the disk"):
+                served.client.promote_release(ids["b"])
+        assert states(served.client)[ids["a"]] == LIVE
+        assert read_record(tmp_path / "data" / "default") is None
+        served.client.promote_release(ids["b"])
+        with monkeypatch.context() as broken:
+            broken.setattr("server.releases.record.sync_directory", full)
+            with pytest.raises(towerbridge.Unavailable):
+                served.client.rollback_release()
+    with serving(tmp_path / "a", tmp_path / "data") as served:
+        assert states(served.client)[ids["b"]] == LIVE
+
+
+def test_a_release_that_comes_back_and_one_that_is_asked_for_do_not_stop_the_start(ids: dict[str, str], tmp_path: Path):
+    with serving(tmp_path / "a", tmp_path / "data") as served:
+        served.client.load_release("b")
+        served.client.promote_release(ids["b"])
+    with serving(tmp_path / "a", tmp_path / "data") as served:
+        tenant = served.app.tenant
+        wait_until(lambda: states(served.client).get(ids["a"]) == PREVIOUS)
+        assert tenant._previous is not None
+        tenant.releases.previous = None
+        tenant.control.loading = None
+        loading = tenant.control.load("c")
+        tenant.control.bring_back(tenant._previous)  # it is refused while another is loaded, or found if that is done
+        loading.result(60)
+        assert tenant.control._coming_back is None or tenant.control.loading is None
+
+
+@pytest.fixture
+def people() -> Iterator[list[str]]:
+    yield [f"p{n}" for n in range(5)]
+
+
+def test_vectors_of_a_release_that_is_live_again_take_in_what_happened_meanwhile(
+    ids: dict[str, str], tmp_path: Path, people: list[str]
+):
+    with serving(tmp_path / "a", tmp_path / "data") as served:
+        client, tenant = served.client, served.app.tenant
+        client.record_events([towerbridge.event("view", "item-1", user_id=one) for one in people])
+        for one in people:
+            client.recommend(user_id=one, limit=1)
+        client.load_release("b")
+        client.promote_release(ids["b"])
+        client.record_events([towerbridge.event("purchase", "item-2", user_id=one) for one in people])
+        client.rollback_release()
+        live = tenant.live
+
+        def behind() -> list[int]:
+            keys = tenant.people.keys_in_memory()
+            stored = [(live.user_vectors.get(key), tenant.people.history(key)) for key in keys]
+            return [key for key, (vector, history) in zip(keys, stored, strict=True) if vector is None or vector.version != history.version]
+
+        wait_until(lambda: not behind())
+        assert all(np.isfinite(vector).all() for vector in live.user_vectors.some(5))
