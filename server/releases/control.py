@@ -217,7 +217,7 @@ class ReleaseControl:
             )
 
     def _room(self) -> bool:
-        """Makes a place for a release; whether another had to go. In the thread of changes: none may go that is becoming live."""
+        """Makes a place; whether another had to go for it. In the thread of changes: none may go that is becoming live."""
         return self._changer.submit(self._make_room).result()
 
     def _make_room(self) -> bool:

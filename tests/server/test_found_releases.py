@@ -101,9 +101,9 @@ def test_vectors_of_a_release_that_is_live_again_take_in_what_happened_meanwhile
         live = tenant.live
 
         def behind() -> list[int]:
-            keys = tenant.people.keys_in_memory()
-            stored = [(live.user_vectors.get(key), tenant.people.history(key)) for key in keys]
-            return [key for key, (vector, history) in zip(keys, stored, strict=True) if vector is None or vector.version != history.version]
+            versions = {key: tenant.people.history(key).version for key in tenant.people.keys_in_memory()}
+            stored = {key: live.user_vectors.get(key) for key in versions}
+            return [key for key, vector in stored.items() if vector is None or vector.version != versions[key]]
 
         wait_until(lambda: not behind())
         assert all(np.isfinite(vector).all() for vector in live.user_vectors.some(5))
