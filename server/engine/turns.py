@@ -6,12 +6,15 @@ from collections.abc import Callable
 class Turns:
     """Does a little of one job at each call, of each job in turn, so that none waits for another to run out of work.
 
-    A job is a function that does a little, and returns False if it has nothing left to do for now. Jobs may be `Turns`.
+    A job is a function that does a little, and returns False if it has nothing left to do for now. Jobs may be `Turns`, whose
+    own jobs then take turns with the others: several that each went round at their own pace would never be idle together.
     """
 
     def __init__(self, *jobs: Callable[[], bool]) -> None:
         """jobs: at least one."""
-        self._jobs = jobs
+        self._jobs: list[Callable[[], bool]] = [
+            leaf for job in jobs for leaf in (job._jobs if isinstance(job, Turns) else (job,))
+        ]
         self._next = 0
         self._done = 0  # jobs in a row that had nothing left
 

@@ -44,8 +44,8 @@ class Releases:
         """Told on the writer's thread of items that were put, for a release that does not follow yet."""
         self.warming: Warming | None = None
         """Computes people's vectors in the background, before a release is made live."""
-        self._kept_up: dict[Release, Turns] = {}
-        self._next = 0
+        self._kept_up: tuple[Release, ...] = ()
+        self._upkeep = Turns(lambda: False)
         self._lock = threading.Lock()
         self.look_after(live)
 
@@ -58,14 +58,18 @@ class Releases:
         """Has a release, which is not live, follow no more."""
         with self._lock:
             self.held = tuple(one for one in self.held if one is not release)
-            self._kept_up = {one: turns for one, turns in self._kept_up.items() if one is not release}
+            self._keep_up([one for one in self._kept_up if one is not release])
             if self.previous is release:
                 self.previous = None
 
     def look_after(self, release: Release) -> None:
         """Has the index of a release that is complete rebuilt, saved and watched from now on."""
         with self._lock:
-            self._kept_up = {**self._kept_up, release: release.live_index.upkeep}
+            self._keep_up([*(one for one in self._kept_up if one is not release), release])
+
+    def _keep_up(self, releases: Sequence[Release]) -> None:
+        self._kept_up = tuple(releases)
+        self._upkeep = Turns(*(one.live_index.upkeep for one in releases))
 
     def find(self, release_id: str) -> Release | None:
         """The release of this name that is held."""
@@ -83,12 +87,7 @@ class Releases:
 
     def upkeep(self) -> bool:
         """Does one job of one release's index for about a millisecond; False if nothing is left for now."""
-        jobs = list(self._kept_up.values())
-        for _ in jobs:
-            self._next = (self._next + 1) % len(jobs)
-            if jobs[self._next]():
-                return True
-        return False
+        return self._upkeep()
 
     def put_items(self, items: Sequence[tuple[int, str, bool]], made: Mapping[Release, Made], attributes: Grouped) -> Placed:
         """Places items, given as (ordinal, id, available), with their attributes and the vectors that were made of them.

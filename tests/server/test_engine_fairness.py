@@ -146,6 +146,16 @@ class Job:
         return self.left > 0
 
 
+def test_several_rounds_of_jobs_are_idle_together_however_far_each_was():
+    log: list[str] = []
+    rounds = [Turns(*(Job(f"{name}{n}", 0, log) for n in range(4))) for name in "abc"]
+    for calls, one in enumerate(rounds):
+        for _ in range(calls):
+            one()
+    turns = Turns(*rounds)
+    assert [turns() for _ in range(12)] == [True] * 11 + [False]
+
+
 def test_jobs_take_turns_until_none_has_work_left():
     log: list[str] = []
     inner = Turns(Job("b", 1, log), Job("c", 3, log))
@@ -153,7 +163,7 @@ def test_jobs_take_turns_until_none_has_work_left():
     lengths = [0]
     while turns():
         lengths.append(len(log))
-    assert log == ["a", "b", "a", "c", "a", "a", "c", "c"]
+    assert log == ["a", "b", "c", "a", "c", "a", "c", "a"]
     assert all(after - before <= 1 for before, after in pairwise(lengths)), "one job a call"
 
 

@@ -107,3 +107,18 @@ def test_vectors_of_a_release_that_is_live_again_take_in_what_happened_meanwhile
 
         wait_until(lambda: not behind())
         assert all(np.isfinite(vector).all() for vector in live.user_vectors.some(5))
+
+
+def test_with_several_releases_the_engine_comes_to_rest(ids: dict[str, str], tmp_path: Path):
+    with serving(tmp_path / "a", tmp_path / "data") as served:
+        for name in "bc":
+            served.client.load_release(name)
+        served.client.promote_release(ids["b"])
+        served.client.rollback_release()
+        tenant = served.app.tenant
+        turns = 3 * 4 + 1  # each release's jobs once, and one more for where the round began
+
+        def rest() -> bool:
+            return not all(tenant.releases.upkeep() for _ in range(turns))
+
+        wait_until(lambda: tenant._engine.call(rest).result())
