@@ -168,6 +168,7 @@ def test_the_instrument_finds_the_losses_of_a_journal_that_does_not_sync_its_com
 
 def test_the_instrument_finds_the_damage_to_a_journal_that_never_syncs(disk: Disk, tmp_path: Path):
     producer = Producer(Random(1))
-    lightning = Lightning(disk, producer, tmp_path / "images", seed=1)
+    # How batches fall into commits is the threads' affair: enough losses that some of them damage the file in any case.
+    lightning = Lightning(disk, producer, tmp_path / "images", seed=1, writes=0.5)
     produce(disk, producer, "synchronous=off")
     assert any("damaged" in problem for problem in found(lightning.losses))
