@@ -152,7 +152,9 @@ class Guard:
             try:
                 return await inner(data, context)
             except BaseException as error:
-                code, _ = status_of(method.name, error, context)
+                code, message = status_of(method.name, error, context)
+                if code is grpc.StatusCode.INTERNAL and message is not None:
+                    raise ServiceError(message) from error  # it is logged, with whom it was about, which this task alone knows
                 raise
             finally:
                 await asyncio.shield(self.note(method, caller, peer, code, request))

@@ -108,6 +108,20 @@ def test_an_erasure_whose_caller_has_left_is_in_the_audit_log_as_what_became_of_
             client.get_user(user_id="ann")
 
 
+def test_an_error_that_nobody_foresaw_in_audited_work_is_logged_once(
+    bundle_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with secured(bundle_path, tmp_path) as server:
+
+        def broken(*_: object, **__: object) -> None:
+            raise ZeroDivisionError("hunter2")
+
+        server.app.tenant.control.rollback = broken  # type: ignore[assignment, method-assign]
+        answer = server.answer("/towerbridge.v1.ReleaseService/RollbackRelease", role=Role.ADMIN)
+        assert answer.code is grpc.StatusCode.INTERNAL and "hunter2" not in answer.message
+    assert caplog.text.count("ZeroDivisionError: hunter2") == 1
+
+
 def test_a_broken_message_to_a_method_that_is_audited_leaves_its_lines(bundle_path: Path, tmp_path: Path):
     with secured(bundle_path, tmp_path) as server:
         assert server.answer(ERASE, b"\xff\xff", role=Role.ADMIN).code is grpc.StatusCode.INVALID_ARGUMENT
