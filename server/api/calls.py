@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
-from server.api.guard import Guard, Method
+from server.api.auditing import Auditing
+from server.api.guard import Guard
+from server.api.method import Method
 from server.api.refusals import Refusal, refusing
 from server.errors import ServiceError, Unavailable
 from server.overload.limits import Limits
@@ -77,7 +79,8 @@ class Calls(grpc.GenericRpcHandler):
         self._tenants: dict[str, dict[str, _Ready]] = {}
         self._refused: dict[tuple[str, str], CallRow] = {}
         self._gate: Refusal | None = _LOADING
-        self._guard = Guard(self._caller, _DRAINING, _FULL)
+        self._auditing = Auditing(self._caller)
+        self._guard = Guard(self._auditing, _DRAINING, _FULL)
 
     def offer(self, handlers: Mapping[str, Any], limits: Limits) -> None:
         """Methods of the server itself: health, which is answered from now on, and reflection. limits: of health."""
@@ -134,7 +137,7 @@ class Calls(grpc.GenericRpcHandler):
 
     async def finish(self) -> None:
         """Waits for what goes on although its caller has left."""
-        await self._guard.finish()
+        await self._auditing.finish()
 
     def _ready(self, name: str, handler: Any, role: Role, tenant: str, limits: Limits, audit: AuditLog | None) -> _Ready:
         stream = bool(handler.request_streaming or handler.response_streaming)
@@ -162,7 +165,7 @@ class Calls(grpc.GenericRpcHandler):
 
         async def deny(context: Any) -> None:
             with suppress(Unavailable):  # which the audit log has logged; the call is refused either way
-                await self._guard.note(ready.method, caller, context.peer(), refusal.code, None)
+                await self._auditing.note(ready.method, caller, context.peer(), refusal.code, None)
 
         return refusing(refusal, first=deny)
 

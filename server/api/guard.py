@@ -1,68 +1,42 @@
-"""What runs around every handler: room, deadline, decoding, errors, figures, traces and the audit log."""
+"""What runs around every handler: room, deadline, decoding, errors, figures and traces."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
+from server.api.auditing import Auditing
+from server.api.method import Inner, Method, look_at_error
 from server.api.refusals import Refusal
 from server.api.requests import Requests
 from server.api.status import status_of
 from server.api.wire import Context
 from server.errors import DeadlineExceeded, InvalidRequest, ServiceError, Unavailable
-from server.overload.limit import Limit
-from server.security.audit import AuditLog
-from server.security.keys import Caller
 from server.security.roles import Role
-from server.telemetry.calls import CallFigures, CallRow
 from server.telemetry.current import CALL, USER, Call
-
-if TYPE_CHECKING:
-    from server.telemetry.otlp import Traces  # which needs OpenTelemetry
 
 _LATE = "the deadline had passed before the call was worked on"
 _TOO_LARGE = "the answer would have {size:.1f} MiB, more than listen.max_message_bytes ({most:.1f} MiB); ask for fewer"
 _MESSAGE_SECONDS = 5.0
-_FINISH_SECONDS = 2.0
 _OK = grpc.StatusCode.OK
-Inner = Callable[[Any, Any], Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A method of one tenant, and all that its calls need."""
-
-    name: str  # "/towerbridge.v1.EventService/RecordEvents"
-    tenant: str
-    role: Role
-    limit: Limit
-    figures: CallFigures
-    row: CallRow
-    audit: AuditLog | None  # None: its calls are not audited
-    traces: Traces | None
-    decode: Callable[[bytes], Any]
-    encode: Callable[[Any], bytes]
-    reply_bytes_max: int
 
 
 class Guard:
     """Wraps handlers. On the event loop."""
 
-    def __init__(self, caller: Callable[[Any], Caller], draining: Refusal, full: Refusal) -> None:
-        self._caller = caller
+    def __init__(self, auditing: Auditing, draining: Refusal, full: Refusal) -> None:
+        self._auditing = auditing
         self._draining = draining
         self._full = full
         self._drains = False
         self._streams: set[Requests] = set()
         self._watches: set[asyncio.Task[Any]] = set()  # of health, which would go on for ever
-        self._audited_work: set[asyncio.Task[Any]] = set()
 
     def drain(self) -> None:
         """Takes no more requests of streams."""
@@ -74,14 +48,6 @@ class Guard:
         """Ends the calls that only watch."""
         for task in tuple(self._watches):
             task.cancel()
-
-    async def finish(self) -> None:
-        """Waits a little for audited work that goes on although its caller has left, then ends it."""
-        if self._audited_work:
-            _, late = await asyncio.wait(tuple(self._audited_work), timeout=_FINISH_SECONDS)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
 
     def guarded(self, method: Method, handler: Any) -> Any:
         """The handler for gRPC, which takes bytes."""
@@ -99,23 +65,10 @@ class Guard:
             return grpc.stream_stream_rpc_method_handler(self._around(method, inner), None, method.encode)
         raise NotImplementedError(f"{method.name} takes a stream and answers once; no service here did so far")
 
-    async def note(self, method: Method, caller: Caller, peer: str, code: grpc.StatusCode | None, request: Any) -> None:
-        """Has a line of the audit log on disk. code: None before the call is worked on. Raises Unavailable if it cannot be."""
-        if method.audit is None:
-            return
-        was = "nothing was done" if code is None else "the call was worked on"
-        try:
-            outcome = code.name if code is not None else "STARTED"
-            await asyncio.wrap_future(
-                method.audit.write(caller, method.name, peer, outcome, _details(request) if request else {})
-            )
-        except OSError as error:
-            raise Unavailable(f"the audit log cannot be written: {error.strerror or error}; {was}") from error
-
     def _around(self, method: Method, inner: Inner, *, unary: bool = False) -> Inner:
         limit, row, traces, call = method.limit, method.row, method.traces, Call(method.tenant, method.name)
         if method.audit is not None:
-            inner = self._audited(method, inner, unary)
+            inner = self._auditing.audited(method, inner, unary=unary)
 
         async def around(data: Any, context: Context) -> Any:
             started = time.monotonic()
@@ -143,32 +96,6 @@ class Guard:
                     trace.end(code)
 
         return around
-
-    def _audited(self, method: Method, inner: Inner, unary: bool) -> Inner:
-        async def work(data: Any, context: Context) -> Any:
-            caller, peer, request = self._caller(context), context.peer(), _request(method, data)
-            await self.note(method, caller, peer, None, request)
-            code = _OK
-            try:
-                return await inner(data, context)
-            except BaseException as error:
-                code, message = status_of(method.name, error, context)
-                if code is grpc.StatusCode.INTERNAL and message is not None:
-                    raise ServiceError(message) from error  # it is logged, with whom it was about, which this task alone knows
-                raise
-            finally:
-                await asyncio.shield(self.note(method, caller, peer, code, request))
-
-        async def audited(data: Any, context: Context) -> Any:
-            # In a task that goes on if the caller leaves: what was done is to be in the log, not that nobody waited for it.
-            # gRPC has let go of the call then, so that the context must not be touched, as streams do all the time.
-            task = asyncio.ensure_future(work(data, context))
-            self._audited_work.add(task)
-            task.add_done_callback(self._audited_work.discard)
-            task.add_done_callback(_look_at_error)
-            return await asyncio.shield(task)
-
-        return audited if unary else work
 
     def _reading(self, method: Method, inner: Inner) -> Inner:
         """A handler of a stream of requests that is told when the server drains."""
@@ -205,17 +132,6 @@ class Guard:
                 self._watches.discard(task)
 
         return watching
-
-
-def _details(request: Message, within: str = "") -> dict[str, str]:
-    """The texts of a request by field, such as "person.user_id"."""
-    found: dict[str, str] = {}
-    for field, value in request.ListFields():
-        if isinstance(value, Message):
-            found |= _details(value, f"{within}{field.name}.")
-        elif isinstance(value, str):
-            found[f"{within}{field.name}"] = value
-    return found
 
 
 def _person(request: Message) -> str:
@@ -265,7 +181,7 @@ def _read(inner: Inner) -> Inner:
     async def read(_: object, context: Context) -> Any:
         # In a task of its own, which ends with the call: a read cannot be called back (see `Requests`).
         reading = asyncio.ensure_future(context.read())
-        reading.add_done_callback(_look_at_error)
+        reading.add_done_callback(look_at_error)
         done, _pending = await asyncio.wait((reading,), timeout=_MESSAGE_SECONDS)
         if not done:
             raise DeadlineExceeded(f"the call's message was not there after {_MESSAGE_SECONDS:g} s")
@@ -275,20 +191,6 @@ def _read(inner: Inner) -> Inner:
         return await inner(data, context)
 
     return read
-
-
-def _request(method: Method, data: Any) -> Any:
-    """The message of a unary call; None if there is none, or it cannot be read."""
-    try:
-        return method.decode(data) if isinstance(data, bytes) else None
-    except DecodeError:
-        return None
-
-
-def _look_at_error(task: asyncio.Future[Any]) -> None:
-    """Else asyncio would log that nobody has."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _written(handler: Callable[[Any, Any], Any]) -> Inner:
