@@ -21,7 +21,7 @@ setup: $(VENV)/ready ## Make .venv with all that demo and test need
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --progress-bar off --quiet --constraint constraints.txt --editable ".[$(EXTRA),dev,bench,demo]"
+	$(BIN)/pip install --progress-bar off --quiet --constraint constraints.txt --editable ".[$(EXTRA),training,dev,bench,demo]"
 	@$(BIN)/pip install --progress-bar off --quiet --constraint constraints.txt --editable ".[peers]" \
 	  || echo "hnswlib was not installed (it needs a C++ compiler): bench.index measures without it"
 	@touch $@

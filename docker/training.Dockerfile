@@ -13,7 +13,7 @@ COPY constraints.txt ./
 RUN pip install --no-deps --constraint constraints.txt --index-url "$TORCH_INDEX" torch
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
-RUN pip install --constraint constraints.txt ".[cpu,demo]"
+RUN pip install --constraint constraints.txt ".[cpu,training,demo]"
 
 FROM python:3.11-slim-bookworm AS training
 ENV PATH=/opt/venv/bin:$PATH \
