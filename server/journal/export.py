@@ -65,18 +65,18 @@ def export_events(
     try:
         with closing(open_tombstones(directory, key_file)) as tombstones:
             before = tombstones.stamp
-            with closing(_open(directory)) as reader:
+            with closing(open_readable(directory)) as reader:
                 reader.execute("BEGIN")
                 export = _Export(reader, presumed, tombstones)
                 export.write(aside, now_us)
         _mark(directory / FILE_NAME, export, now_us)
-        with closing(open_tombstones(directory, key_file)) as tombstones, closing(_open(directory)) as reader:
+        with closing(open_tombstones(directory, key_file)) as tombstones, closing(open_readable(directory)) as reader:
             is_as_before = tombstones.stamp == before and _head(reader) == export.position
             stays = _Stays(reader, presumed, tombstones, now_us) if not is_as_before else None
             everybody_stays = stays is None or all(stays[key] for key in export.keys)
         if not everybody_stays:
             screen(directory, aside, presumed, key_file=key_file)
-        _put(aside, out)
+        put_in_place(aside, out)
     except (OSError, apsw.Error, pa.ArrowException) as error:
         raise StartupError(f"cannot export to {out}: {error}; check the directory, its permissions and its space") from None
     finally:
@@ -106,7 +106,7 @@ def screen(directory: Path, path: Path, presumed: Mapping[Purpose, bool], *, key
     aside = path.with_name(f".{path.name}.screened")
     kept = removed = 0
     try:
-        with closing(open_tombstones(directory, key_file)) as tombstones, closing(_open(directory)) as reader:
+        with closing(open_tombstones(directory, key_file)) as tombstones, closing(open_readable(directory)) as reader:
             if metadata.get(ORIGIN, _origin(reader)) != _origin(reader):
                 raise StartupError(f"{path} was not exported from the journal in {directory}; check --data")
             stays = _Stays(reader, presumed, tombstones, int(metadata[EXPORTED_US]))
@@ -116,7 +116,7 @@ def screen(directory: Path, path: Path, presumed: Mapping[Purpose, bool], *, key
                     left = batch.filter(mask)
                     writer.write_batch(left)
                     kept, removed = kept + len(left), removed + len(batch) - len(left)
-        _put(aside, path)
+        put_in_place(aside, path)
     except (OSError, apsw.Error, pa.ArrowException) as error:
         raise StartupError(f"cannot rewrite {path}: {error}; check the directory, its permissions and its space") from None
     finally:
@@ -248,7 +248,8 @@ def _mark(path: Path, export: _Export, now_us: int) -> None:
             connection.execute("INSERT INTO exports VALUES (?, ?, ?, ?)", row)
 
 
-def _open(directory: Path) -> apsw.Connection:
+def open_readable(directory: Path) -> apsw.Connection:
+    """The journal in a directory, to read beside a server. Raises StartupError if there is none, or one of another version."""
     path = directory / FILE_NAME
     if not path.is_file():
         raise StartupError(f"{directory} holds no journal; check --data")
@@ -280,7 +281,7 @@ def _table(rows: list[Row]) -> pa.Table:
     return pa.table([pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
-def _put(aside: Path, path: Path) -> None:
+def put_in_place(aside: Path, path: Path) -> None:
     """Forces a file to disk, then gives it its name."""
     with aside.open("rb") as file:
         os.fsync(file.fileno())

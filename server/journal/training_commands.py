@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from server.errors import StartupError
 from server.journal.commands import Commands, add_config, add_data, add_erasure_key, folder_of, key_of, read_config
 
 
@@ -14,6 +15,12 @@ def add_export(commands: Commands) -> None:
         "server runs. Linked ids are one user. A bundle that is trained on it says up to where in the journal it saw.",
     )
     command.add_argument("--out", type=Path, required=True, metavar="EVENTS.parquet", help="the new file")
+    command.add_argument(
+        "--items",
+        type=Path,
+        metavar="ITEMS.parquet",
+        help="also write the catalogue: id, text, categories and attributes of every item that is not removed",
+    )
     add_data(command)
     add_config(command)
     add_erasure_key(command)
@@ -22,10 +29,13 @@ def add_export(commands: Commands) -> None:
 
 def _export(arguments: argparse.Namespace) -> int:
     from server.journal.export import export_events
+    from server.journal.item_export import export_items
     from server.users.consent import presumed_by
     from server.users.intake import now_us
 
     config = read_config(arguments)
+    if arguments.items is not None and arguments.items.exists():
+        raise StartupError(f"{arguments.items} exists; choose another --items")
     done = export_events(
         folder_of(arguments),
         arguments.out,
@@ -36,6 +46,12 @@ def _export(arguments: argparse.Namespace) -> int:
     print(f"{arguments.out}: {done.events} events of {done.people} people, up to {done.watermark}")
     if done.without_consent:
         print(f"  {done.without_consent} ids left out, without consent to training")
+    if arguments.items is not None:
+        try:  # after the events, so that no event is on an item that came in between
+            print(f"{arguments.items}: {export_items(folder_of(arguments), arguments.items)} items")
+        except StartupError:
+            arguments.out.unlink()
+            raise
     return 0
 
 
