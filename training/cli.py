@@ -59,6 +59,10 @@ def _run(parsed: argparse.Namespace) -> None:
         from training.commands import run_evaluate
 
         run_evaluate(parsed)
+    elif parsed.command == "onnx":
+        from training.commands import run_onnx
+
+        run_onnx(parsed)
     else:
         from training.commands import run_check
 
@@ -91,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
     check = _command(commands.add_parser, "check", help="validate any bundle", epilog="")
     check.description = "Runs every check of a bundle, ours or your own; exit code 2 and one line at the first failure."
     check.add_argument("bundle", type=Path, metavar="BUNDLE")
+    onnx = _command(commands.add_parser, "onnx", help="the user tower for a device", epilog="")
+    onnx.description = "Writes OUT/user_tower.onnx and OUT/device.json; Recommend takes the vector that it computes."
+    onnx.add_argument("bundle", type=Path, metavar="BUNDLE")
+    onnx.add_argument("--out", type=Path, required=True, help="directory to write; an earlier export is replaced")
+    onnx.add_argument("--with-items", action="store_true", help="put the items' vectors in: histories are then item rows")
     return parser
 
 

@@ -43,6 +43,14 @@ def run_check(parsed: argparse.Namespace) -> None:
     print(check_bundle(parsed.bundle))
 
 
+def run_onnx(parsed: argparse.Namespace) -> None:
+    """Writes the user tower as ONNX and prints where it is."""
+    from training.onnx_export import export_onnx
+
+    model = export_onnx(parsed.bundle, parsed.out, with_items=parsed.with_items)
+    print(f"{model}: {model.stat().st_size:,} bytes, its vectors equal the bundle's")
+
+
 def _use_threads(threads: int) -> None:
     if threads:
         torch.set_num_threads(threads)
