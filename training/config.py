@@ -3,11 +3,12 @@
 Every field's meaning, unit and default is written line by line in training/configs/default.yaml.
 """
 
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from training.errors import ConfigError
 
@@ -43,6 +44,36 @@ class TextConfig(_Section):
     batch_size: int = Field(default=64, ge=1)
 
 
+def _moment(value: Any) -> Any:
+    """A share strictly between 0 and 1 stays; a time becomes ISO 8601, in UTC where it has no zone."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            value = None
+    elif isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    raise ValueError("must be a share of the events between 0 and 1, or a time such as 2024-05-01T00:00:00Z")
+
+
+Moment = Annotated[float | str, BeforeValidator(_moment)]
+
+
+class SplitConfig(_Section):
+    """What is held out of training."""
+
+    kind: Literal["leave-one-out", "temporal", "all"] = "leave-one-out"
+    validation_from: Moment = 0.8
+    test_from: Moment = 0.9
+    validation_users: float = Field(default=0.05, ge=0, le=0.5)
+    cold_items: float = Field(default=0.0, ge=0, le=0.5)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+
 class TrainingConfig(_Section):
     """The optimisation."""
 
@@ -59,20 +90,35 @@ class TrainingConfig(_Section):
     threads: int = Field(default=2, ge=0)
 
 
+class WarmStartConfig(_Section):
+    """What `--warm-start` does otherwise."""
+
+    epochs: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    replay: float = Field(default=0.2, ge=0, le=1)
+    anchor: float = Field(default=10.0, ge=0)
+
+
 class Config(_Section):
     """The whole tree."""
 
     towers: TowerConfig = TowerConfig()
     text: TextConfig = TextConfig()
+    split: SplitConfig = SplitConfig()
     training: TrainingConfig = TrainingConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
 
 
-def load_config(path: Path | None = None, overrides: list[str] | None = None) -> Config:
+def load_config(
+    path: Path | None = None, overrides: list[str] | None = None, *, inherited: dict[str, Any] | None = None
+) -> Config:
     """The built-in defaults, overlaid with a YAML file and with "section.key=value" pairs; raises ConfigError.
 
+    `inherited`, sections of settings that a bundle was trained with, come right after the defaults.
     A name without a folder that is no file here, such as `demo` or `demo.yaml`, is looked for in training/configs/.
     """
     tree = _read(CONFIGS / "default.yaml")
+    _merge(tree, inherited or {})
     if path is not None:
         _merge(tree, _read(_find(path)))
     for pair in overrides or []:

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from index.bundle import Bundle, read_bundle
 from training.baselines import MeanPooling, Popularity, TransitionKnn, count_transitions
+from training.config import SplitConfig
 from training.dataset import Dataset, dataset_sha256, read_dataset
 from training.errors import DatasetError
-from training.interactions import IntArray, Interactions, leave_one_out, load_interactions
+from training.interactions import IntArray, Interactions, load_interactions
 from training.progress import Progress
 from training.ranking import Questions, Scorer, ask, rank
+from training.split import make_split
 
 MODELS = ("towerbridge", "popularity", "transition-knn", "mean-pooling")
 
@@ -82,7 +84,7 @@ def set_exam(dataset: Dataset, bundle: Bundle) -> Exam:
     """Splits on all events first, then leaves out of histories what the bundle does not know, as the service does."""
     types = dict(bundle.manifest.event_types)
     data = load_interactions(dataset.events, dataset.items["item_id"], types)
-    split = leave_one_out(data)
+    split = make_split(data, SplitConfig())
     rows = pc.fill_null(pc.index_in(dataset.items["item_id"], value_set=pa.array(bundle.item_ids)), -1)
     item = rows.to_numpy().astype(np.int64)[data.item]  # (E,) int64, the bundle's item rows
     known = (item >= 0) & (data.kind > 0)

@@ -17,11 +17,13 @@ from training.config import Config
 from training.dataset import Dataset, dataset_sha256, read_dataset
 from training.errors import ConfigError, DatasetError
 from training.export import export_item_tower, export_user_tower, golden_items, golden_users
-from training.interactions import Interactions, LeaveOneOut, leave_one_out, load_interactions
+from training.interactions import load_interactions
 from training.progress import Progress
+from training.split import Split, make_split
 from training.text import encode_texts, find_encoder, stage_encoder
 from training.towers.pair import TowerPair
 from training.trainer import History, train
+from training.warm_start import WarmStart, begin, check_towers, shortened
 
 
 @dataclass(frozen=True)
@@ -30,24 +32,32 @@ class Fitted:
 
     release_id: str
     history: History
+    drift: dict[str, Any] | None = None  # of a warm start: see training/drift.py
 
 
-def fit(data: Path, out: Path, config: Config, progress: Progress) -> Fitted:
-    """Trains on the training part of the leave-one-out split and writes the bundle at `out`.
+def fit(data: Path, out: Path, config: Config, progress: Progress, start: WarmStart | None = None) -> Fitted:
+    """Trains on the training part of the split (config.split) and writes the bundle at `out`.
 
+    With `start` training goes on from there with what is new, a sample of what is not, and the same codes.
     Same data, config, machine and torch threads (set by the caller) give the same vectors.
     """
     if out.exists() and not (out / "manifest.json").is_file():  # before the hours, not after them
         raise ConfigError(f"{out}: exists and is not a bundle; remove it or give another path")
     dataset = read_dataset(data)
-    time_features = _time_features(config, dataset)
-    interactions = load_interactions(dataset.events, dataset.items["item_id"])
-    split = leave_one_out(interactions)
-    encoder = find_encoder(config.text.encoder, dataset.items["text"].to_pylist())
+    ids, types = dataset.items["item_id"], None
+    if start is not None:
+        check_towers(start, config.towers)
+        types = start.event_types(dataset.events.unique("event_type").to_pylist())
+    time_features = _time_features(config, dataset) if start is None else start.time_features(dataset)
+    interactions = load_interactions(dataset.events, ids, types)
+    split = make_split(interactions, config.split, real_times=dataset.has_real_times)
+    texts = dataset.items["text"].to_pylist()
+    encoder = find_encoder(config.text.encoder, texts) if start is None else start.encoder(config.text, texts)
     with tempfile.TemporaryDirectory() as folder:
         staged = None if encoder is None else stage_encoder(encoder, Path(folder))
-        catalogue = _catalogue(dataset, config, staged, progress)
-        counts = training_counts(interactions, split)
+        known = None if start is None else start.bundle.categories
+        catalogue = _catalogue(dataset, config, staged, progress, known)
+        counts = split.counts()
         torch.manual_seed(config.training.seed)
         pair = TowerPair(
             catalogue,
@@ -55,10 +65,21 @@ def fit(data: Path, out: Path, config: Config, progress: Progress) -> Fitted:
             event_types=len(interactions.event_types),
             time_features=time_features,
             dropout=config.training.dropout,
-            trained=counts > 0,
+            trained=counts > 0 if start is None else (counts > 0) | start.learnt(start.rows(ids)),
         )
+        lesson = None if start is None else begin(start, pair, start.rows(ids), split, config)
         length = config.towers.history_length
-        history = train(pair, interactions, split, config.training, history_length=length, progress=progress)
+        history = train(
+            pair,
+            split.data,
+            split,
+            config.training if lesson is None else shortened(config),
+            history_length=length,
+            progress=progress,
+            chosen=None if lesson is None else lesson.chosen,
+            anchor=None if lesson is None else lesson.anchor,
+        )
+        warm = {} if lesson is None else lesson.describe(pair, split.data, config.training.seed)
         progress.say("export the towers and write the bundle")
         spec = BundleSpec(
             dim=config.towers.dim,
@@ -69,16 +90,10 @@ def fit(data: Path, out: Path, config: Config, progress: Progress) -> Fitted:
             category_slots=catalogue.codes.shape[1],
             watermark=_watermark(dataset),
             offline_metrics={f"validation/filtered/{name}": value for name, value in history.best.items()},
-            training=_describe(dataset, config, history),
+            training=_describe(dataset, config, split, history) | warm,
         )
         release = _write(out, spec, pair, dataset, catalogue, counts, staged)
-    return Fitted(release, history)
-
-
-def training_counts(data: Interactions, split: LeaveOneOut) -> npt.NDArray[np.float64]:
-    """(N,) float64: events of each item in the training part; what the bundle calls popularity."""
-    trained = np.arange(len(data.item)) < split.train_end[data.user]
-    return np.bincount(data.item[trained], minlength=data.items).astype(np.float64)
+    return Fitted(release, history, warm.get("drift"))
 
 
 def _watermark(dataset: Dataset) -> Watermark | None:
@@ -98,14 +113,16 @@ def _time_features(config: Config, dataset: Dataset) -> bool:
     return config.towers.time_features != "off" and dataset.has_real_times
 
 
-def _catalogue(dataset: Dataset, config: Config, encoder: Path | None, progress: Progress) -> Catalogue:
+def _catalogue(
+    dataset: Dataset, config: Config, encoder: Path | None, progress: Progress, known: dict[str, int] | None
+) -> Catalogue:
     texts = dataset.items["text"].to_pylist()
     if encoder is None:
         vectors = np.zeros((len(texts), 0), dtype=np.float32)  # (N, 0) float32
     else:
         progress.say(f"encode the text of {sum(map(bool, texts)):,} items")
         vectors = encode_texts(encoder, texts, batch_size=config.text.batch_size, progress=progress)
-    return build_catalogue(dataset.items, vectors, category_slots=config.towers.category_slots)
+    return build_catalogue(dataset.items, vectors, category_slots=config.towers.category_slots, known=known)
 
 
 def _write(
@@ -143,15 +160,15 @@ def _write(
     )
 
 
-def _describe(dataset: Dataset, config: Config, history: History) -> dict[str, Any]:
+def _describe(dataset: Dataset, config: Config, split: Split, history: History) -> dict[str, Any]:
     return {
         "seed": config.training.seed,
         "config": config.model_dump(),
         "dataset": {
-            **{name: dataset.info.get(name) for name in ("kind", "source", "times", "counts")},
+            **{name: dataset.info.get(name) for name in ("kind", "source", "times", "counts", "last_event")},
             "events_sha256": dataset_sha256(dataset.path),
         },
-        "split": "leave-one-out: validation and test targets were not trained on",
+        "split": split.describe(),
         "epochs": history.epochs,
         "best_epoch": history.best_epoch,
         "seconds": round(history.seconds, 1),

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from training.anchor import Anchor
 from training.config import TrainingConfig
 from training.errors import DatasetError
-from training.interactions import Interactions, LeaveOneOut, next_new_item
+from training.interactions import Interactions, next_new_item
 from training.progress import Progress
 from training.ranking import Questions, ask, rank
+from training.split import Split
 from training.towers.pair import TowerPair
 from training.windows import training_batches
 
@@ -30,17 +32,21 @@ class History:
 def train(
     pair: TowerPair,
     data: Interactions,
-    split: LeaveOneOut,
+    split: Split,
     config: TrainingConfig,
     *,
     history_length: int,
     progress: Progress,
+    chosen: np.ndarray[tuple[int], np.dtype[np.bool_]] | None = None,
+    anchor: Anchor | None = None,
 ) -> History:
     """Trains in place and leaves the weights of the epoch with the best validation N@10.
 
+    A warm start has its own: `chosen` (E,) bool events that may be targets, and an `anchor` that is added to the loss.
+
     Without an evaluated user (no one has three different items) all epochs run and the last weights stay.
     """
-    target = next_new_item(data, split.train_end)
+    target = next_new_item(data, split.train_end, chosen)
     if not (target >= 0).any():
         raise DatasetError("nothing to learn from: no user has two different items before the held-out ones; add events")
     generator = np.random.default_rng(config.seed)
@@ -51,7 +57,7 @@ def train(
     for epoch in range(1, config.epochs + 1):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, epoch)
-        loss = _epoch(pair, data, split, target, config, history_length, generator, optimiser, progress, epoch)
+        loss = _epoch(pair, data, split, target, config, history_length, generator, optimiser, anchor, progress, epoch)
         metrics = validate(pair, data, split, history_length=history_length)
         history.epochs, history.seconds = epoch, time.perf_counter() - began
         better = bool(metrics) and metrics["N@10"] > history.best.get("N@10", -1.0)
@@ -74,7 +80,7 @@ def learning_rate(config: TrainingConfig, epoch: int) -> float:
     return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * share
 
 
-def validate(pair: TowerPair, data: Interactions, split: LeaveOneOut, *, history_length: int) -> dict[str, float]:
+def validate(pair: TowerPair, data: Interactions, split: Split, *, history_length: int) -> dict[str, float]:
     """Filtered metrics over the validation targets; empty without any."""
     users = np.flatnonzero(split.validation >= 0)
     if not len(users):
@@ -97,12 +103,13 @@ def validate(pair: TowerPair, data: Interactions, split: LeaveOneOut, *, history
 def _epoch(
     pair: TowerPair,
     data: Interactions,
-    split: LeaveOneOut,
+    split: Split,
     target: np.ndarray[tuple[int], np.dtype[np.int64]],
     config: TrainingConfig,
     history_length: int,
     generator: np.random.Generator,
     optimiser: torch.optim.Optimizer,
+    anchor: Anchor | None,
     progress: Progress,
     epoch: int,
 ) -> float:
@@ -119,7 +126,7 @@ def _epoch(
                 continue
             loss = pair.loss(batch, temperature=config.temperature, residual_dropout=config.residual_dropout)
             optimiser.zero_grad()
-            torch.autograd.backward(loss)
+            torch.autograd.backward(loss if anchor is None else loss + anchor(pair))
             optimiser.step()
             total, count = total + loss.item() * wanted, count + wanted
             bar.update(wanted)

@@ -82,6 +82,7 @@ def training_batches(
 
 def _last_with_target(data: Interactions, train_end: IntArray, target: IntArray) -> IntArray:
     """(U,) int64: row of each user's last training event that has a target; offsets - 1 where there is none."""
-    rows = np.where(target >= 0, np.arange(len(target)), -1)
-    last = np.maximum.reduceat(rows, data.offsets[:-1])
-    return np.maximum(last, data.offsets[:-1] - 1)
+    last = data.offsets[:-1] - 1
+    rows = np.flatnonzero(target >= 0)
+    last[data.user[rows]] = rows  # of several assignments the last one stands
+    return last

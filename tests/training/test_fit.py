@@ -16,8 +16,10 @@ from index.bundle import read_bundle
 from tests.tiny import write_tiny_bundle, write_tiny_encoder
 from tests.training.conftest import SMALL, planted_events, write_csv
 from training.cli import main
+from training.config import SplitConfig
 from training.dataset import read_dataset
-from training.interactions import leave_one_out, load_interactions
+from training.interactions import load_interactions
+from training.split import make_split
 
 METRICS = {"R@5", "R@10", "N@5", "N@10"}
 SHORT = ["training.epochs=2"]
@@ -75,7 +77,7 @@ def test_the_bundle_says_what_it_was_trained_on_and_encodes_its_own_items(plante
 def test_popularity_in_the_bundle_counts_training_events_only(planted: Path, fitted: Path) -> None:
     dataset = read_dataset(planted)
     data = load_interactions(dataset.events, dataset.items["item_id"])
-    split = leave_one_out(data)
+    split = make_split(data, SplitConfig())
     trained = int((split.train_end - data.offsets[:-1]).sum())
     assert sum(read_bundle(fitted).items["popularity"].to_pylist()) == trained == dataset.events.num_rows - 2 * 200
 
@@ -101,7 +103,7 @@ def test_the_same_seed_gives_the_same_vectors_and_another_seed_others(planted: P
 def test_other_validation_and_test_items_give_the_same_weights(planted: Path, tmp_path: Path) -> None:
     dataset = read_dataset(planted)
     data = load_interactions(dataset.events, dataset.items["item_id"])
-    split = leave_one_out(data)
+    split = make_split(data, SplitConfig())
     ids: list[str] = dataset.events["item_id"].to_pylist()
     for row in (*split.validation, *split.test):
         ids[row] = f"other-{ids[row]}"  # items that are nowhere else

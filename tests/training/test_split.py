@@ -1,11 +1,16 @@
 """The leave-one-out split and the training windows: what is held out stays out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
-from training.errors import DatasetError
-from training.interactions import Interactions, leave_one_out, load_interactions, next_new_item
+from training.config import SplitConfig
+from training.errors import ConfigError, DatasetError
+from training.interactions import Interactions, load_interactions, next_new_item
+from training.split import Split, make_split
 from training.windows import cut, gather, training_batches
 
 
@@ -22,6 +27,10 @@ def interactions(*sequences: list[int], items: int = 20) -> Interactions:
         event_types={"view": 1},
         items=items,
     )
+
+
+def leave_one_out(data: Interactions) -> Split:
+    return make_split(data, SplitConfig())
 
 
 def test_the_last_item_is_the_test_target_and_the_second_last_the_validation_target() -> None:
@@ -120,3 +129,96 @@ def test_unknown_items_are_row_minus_one_and_unknown_types_code_zero() -> None:
     data = load_interactions(events(["a", "b"], [1, 1]), pa.chunked_array([["y"]]), {"cart": 1})
     assert data.item.tolist() == [-1, -1]
     assert data.kind.tolist() == [0, 0]
+
+
+def temporal(data: Interactions, validation_from: str, test_from: str) -> Split:
+    return make_split(data, SplitConfig(kind="temporal", validation_from=validation_from, test_from=test_from))
+
+
+def test_a_split_by_time_trains_before_one_moment_and_targets_the_next_new_item_after_it_and_after_a_later_one() -> None:
+    # one second apart; validation from second 3, test from second 5
+    data = interactions([1, 2, 3, 1, 4, 2, 5, 6], [7, 7, 7, 7, 7, 7, 7], [1, 2])
+    split = temporal(data, "1970-01-01T00:00:03Z", "1970-01-01T00:00:05Z")
+    assert split.train_end.tolist() == [3, 11, 17]
+    assert split.validation.tolist() == [4, -1, -1]  # second 3 repeats item 1
+    assert split.test.tolist() == [6, -1, -1]  # second 5 repeats item 2
+
+
+def test_a_person_who_came_after_the_training_is_asked_about_their_second_new_item() -> None:
+    data = interactions([1, 2, 3, 4], [9, 9, 8, 7])
+    data = replace(data, time_us=data.time_us + np.repeat([0, 10_000_000], 4))
+    split = temporal(data, "1970-01-01T00:00:02Z", "1970-01-01T00:00:10Z")
+    assert split.train_end.tolist() == [2, 4]  # the second user has no training event
+    assert split.test.tolist() == [-1, 6]  # with the first event nothing could be asked
+
+
+def test_shares_of_events_become_moments() -> None:
+    split = make_split(interactions(list(range(10)), list(range(10, 20))), SplitConfig(kind="temporal"))
+    assert (split.validation_from_us, split.test_from_us) == (8_000_000, 9_000_000)
+    assert split.describe()["test_from"] == "1970-01-01T00:00:09+00:00"
+    assert int(split.counts().sum()) == 16
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("1970-01-01T00:00:05Z", "1970-01-01T00:00:03Z"), ("1969-01-01", "1970-01-01T00:00:03Z"), (0.5, "1971-01-01")],
+)
+def test_moments_outside_the_events_or_in_the_wrong_order_are_refused(first: str | float, second: str) -> None:
+    with pytest.raises(ConfigError, match="must follow each other"):
+        make_split(interactions(list(range(9))), SplitConfig(kind="temporal", validation_from=first, test_from=second))
+
+
+def test_a_split_by_time_of_data_without_times_is_refused() -> None:
+    with pytest.raises(ConfigError, match="only an order"):
+        make_split(interactions([1, 2, 3]), SplitConfig(kind="temporal"), real_times=False)
+
+
+def test_all_trains_on_everything_but_the_last_new_item_of_a_few() -> None:
+    data = interactions(*([1, 2, 3, 3] for _ in range(40)), [5])
+    split = make_split(data, SplitConfig(kind="all", validation_users=0.1))
+    held = np.flatnonzero(split.validation >= 0)
+    assert len(held) == 4 and (split.test == -1).all()
+    assert (split.validation[held] == data.offsets[held] + 2).all() and (split.train_end[held] == split.validation[held]).all()
+    others = np.setdiff1d(np.arange(41), held)
+    assert (split.train_end[others] == data.offsets[1:][others]).all()
+    assert make_split(data, SplitConfig(kind="all", validation_users=0.0)).validation.max() == -1
+
+
+@pytest.mark.parametrize("kind", ["leave-one-out", "temporal", "all"])
+def test_events_of_cold_items_are_in_no_training_and_no_target(kind: str) -> None:
+    random = np.random.default_rng(3)
+    sequences = [random.integers(0, 40, random.integers(1, 12)).tolist() for _ in range(60)]
+    data = interactions(*sequences, items=50)
+    config = SplitConfig.model_validate({"kind": kind, "cold_items": 0.25, "validation_users": 0.5})
+    split = make_split(data, config)
+    assert split.cold.sum() == 10 and not split.cold[40:].any()  # a quarter of the 40 that have events
+    assert not split.cold[split.data.item].any() and not split.counts()[split.cold].any()
+    left = [[row for row in sequence if not split.cold[row]] for sequence in sequences]
+    assert [len(row) for row in left] == np.diff(split.data.offsets).tolist()  # users left with none are still there
+    target = next_new_item(split.data, split.train_end)
+    batches = training_batches(split.data, split.train_end, target, length=5, positions=20, generator=np.random.default_rng(0))
+    trained = 0
+    for batch in batches:
+        real = torch.arange(batch.item.shape[1]) < batch.length[:, None]
+        assert not split.cold[batch.item[real].numpy()].any()
+        assert not split.cold[batch.target[batch.target >= 0].numpy()].any()
+        trained += int((batch.target >= 0).sum())
+    assert trained == int((target >= 0).sum()) > 0
+    again = make_split(data, config)
+    assert again.describe() == split.describe()
+    other = make_split(data, config.model_copy(update={"seed": 1}))
+    assert other.describe()["cold_items_sha256"] != split.describe()["cold_items_sha256"]
+
+
+def test_training_windows_never_reach_past_the_training_part() -> None:
+    random = np.random.default_rng(4)
+    data = interactions(*(random.integers(0, 30, random.integers(1, 15)).tolist() for _ in range(50)), items=30)
+    for config in (SplitConfig(kind="temporal", validation_from=0.4, test_from=0.7), SplitConfig(kind="all")):
+        split = make_split(data, config)
+        hidden = np.arange(len(data.item)) >= split.train_end[data.user]
+        marked = replace(data, item=np.where(hidden, 999, data.item), items=1000)
+        target = next_new_item(marked, split.train_end)
+        for batch in training_batches(
+            marked, split.train_end, target, length=6, positions=30, generator=np.random.default_rng(0)
+        ):
+            assert int(batch.item.max()) < 999 and int(batch.target.max()) < 999
