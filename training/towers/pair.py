@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from training.catalogue import Catalogue
 from training.config import TowerConfig
-from training.loss import full_softmax_loss
+from training.loss import Weights, full_softmax_loss, sampled_softmax_loss
+from training.negatives import Candidates
 from training.towers.item import ItemTower
 from training.towers.user import UserTower
 from training.windows import Batch
@@ -62,11 +63,38 @@ class TowerPair(nn.Module):
         """(N, D) float32 unit rows as served."""
         return cast(Tensor, self.item(self.text, self.codes, self.residuals()))
 
-    def loss(self, batch: Batch, *, temperature: float, residual_dropout: float) -> Tensor:
-        """() float32: exact softmax cross-entropy over all items, mean over the batch's targets."""
-        dropped = (torch.rand_like(self.own) < residual_dropout) & self.droppable  # (N, 1)
-        items = self.item(self.text, self.codes, torch.where(dropped, 0.0, self.residuals()))
-        history = F.embedding(batch.item, items)
-        users = self.user.all_positions(history, batch.kind, batch.seconds_before_newest)
+    def loss(
+        self, batch: Batch, *, temperature: float, residual_dropout: float, candidates: Candidates | None = None
+    ) -> Tensor:
+        """() float32: softmax cross-entropy, mean over the batch's targets; exact over all items, or over candidates.
+
+        With `candidates` only they and the batch's items go through the item tower, and the residuals' gradient is
+        sparse. They must hold every target of the batch.
+        """
+        rows = None if candidates is None else torch.unique(torch.cat([batch.item.flatten(), candidates.item]))
+        items = self._training_vectors(rows, residual_dropout)
+        place = batch.item if rows is None else torch.searchsorted(rows, batch.item)
+        users = self.user.all_positions(F.embedding(place, items), batch.kind, batch.seconds_before_newest)
         wanted = batch.target >= 0  # only these positions enter the softmax; padding never does
-        return full_softmax_loss(users[wanted], items, batch.target[wanted], temperature=temperature)
+        users = users[wanted]
+        with torch.autocast(users.device.type, enabled=False):
+            if users.dtype != torch.float32:  # autocast: its vectors are unit only to their own rounding
+                users = F.normalize(users.float(), dim=-1)
+            if candidates is None or rows is None:
+                return full_softmax_loss(users, items, batch.target[wanted], temperature=temperature)
+            among = F.embedding(torch.searchsorted(rows, candidates.item), items)  # (C, D)
+            columns = torch.searchsorted(candidates.item, batch.target)  # (B, L), where wanted
+            # What a piece of history has as its own targets is in this step with certainty, its other items are not.
+            own = torch.where(wanted, columns, torch.where(wanted, columns, -1).amax(1, keepdim=True))
+            weights = Weights(candidates.weight, own[wanted.nonzero()[:, 0]])
+            return sampled_softmax_loss(users, among, columns[wanted], weights, temperature=temperature)
+
+    def _training_vectors(self, rows: Tensor | None, residual_dropout: float) -> Tensor:
+        """(N, D) or, of `rows` (R,), (R, D) float32 unit rows, some of them without their residual."""
+        if rows is None:
+            own, droppable, text, codes, residual = self.own, self.droppable, self.text, self.codes, self.residuals()
+        else:
+            own, droppable, text, codes = self.own[rows], self.droppable[rows], self.text[rows], self.codes[rows]
+            residual = F.embedding(rows, self.residual, sparse=True) * own
+        dropped = (torch.rand_like(own) < residual_dropout) & droppable  # (N, 1)
+        return cast(Tensor, self.item(text, codes, torch.where(dropped, 0.0, residual)))
