@@ -1,5 +1,6 @@
 """The items as the item tower reads them: text embeddings, category codes, and who has either."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +23,23 @@ class Catalogue:
         return described
 
 
-def build_catalogue(items: pa.Table, text: npt.NDArray[np.float32], *, category_slots: int) -> Catalogue:
-    """Codes follow the names' order; of an item with more than `category_slots` categories the first ones count."""
+def build_catalogue(
+    items: pa.Table, text: npt.NDArray[np.float32], *, category_slots: int, known: Mapping[str, int] | None = None
+) -> Catalogue:
+    """Of an item with more than `category_slots` categories the first ones count.
+
+    Codes are those of `known`, 1 … n, then follow the names' order.
+    """
     lists: list[list[str]] = [(row or [])[:category_slots] for row in items["categories"].to_pylist()]
-    names = sorted({name for row in lists for name in row})
-    vocabulary = {name: code for code, name in enumerate(names, start=1)}
+    vocabulary = extended(known or {}, (name for row in lists for name in row))
     slots = max([1, *(len(row) for row in lists)])
     codes = np.zeros((len(lists), slots), dtype=np.int64)  # (N, C) int64
     for place, row in enumerate(lists):
         codes[place, : len(row)] = [vocabulary[name] for name in row]
     return Catalogue(text, codes, vocabulary)
+
+
+def extended(codes: Mapping[str, int], names: Iterable[str]) -> dict[str, int]:
+    """`codes` 1 … n as they are, then n + 1 … for the names that are not among them, in their order by name."""
+    more = sorted(set(names) - set(codes))
+    return {**codes, **{name: code for code, name in enumerate(more, start=len(codes) + 1)}}

@@ -127,6 +127,8 @@ def _fit_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="training.epochs=10")
     parser.add_argument("--text-encoder", metavar="DIR|minilm|none|auto", help="instead of text.encoder")
     parser.add_argument("--seed", type=int, help="instead of training.seed")
+    parser.add_argument("--warm-start", type=Path, metavar="BUNDLE", help="go on from this bundle, with its settings")
+    parser.add_argument("--new-since", metavar="TIME", help="with --warm-start: new events begin here; default: what it saw")
     _common(parser)
 
 

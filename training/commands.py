@@ -7,9 +7,12 @@ import torch
 
 from index.bundle import check_bundle
 from training.config import load_config
+from training.drift import drift_lines
 from training.evaluate import evaluate, table
+from training.errors import ConfigError
 from training.fit import fit
 from training.progress import Progress
+from training.warm_start import read_start, settings_of
 
 
 def run_fit(parsed: argparse.Namespace) -> None:
@@ -19,13 +22,18 @@ def run_fit(parsed: argparse.Namespace) -> None:
         value = getattr(parsed, flag)
         if value is not None:
             overrides.append(f"{key}={json.dumps(value)}")
-    config = load_config(parsed.config, overrides)
+    if parsed.new_since is not None and parsed.warm_start is None:
+        raise ConfigError("--new-since: only with --warm-start BUNDLE, which it is about")
+    start = None if parsed.warm_start is None else read_start(parsed.warm_start, parsed.new_since)
+    config = load_config(parsed.config, overrides, inherited=None if start is None else settings_of(start.bundle))
     _use_threads(config.training.threads)
-    done = fit(parsed.data, parsed.out, config, Progress(parsed.quiet))
+    done = fit(parsed.data, parsed.out, config, Progress(parsed.quiet), start)
     print(f"{parsed.out}: release {done.release_id}")
     if done.history.best:
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in done.history.best.items())
         print(f"validation, filtered, epoch {done.history.best_epoch} of {done.history.epochs}: {metrics}")
+    if done.drift is not None:
+        print("\n".join(drift_lines(done.drift)))
 
 
 def run_evaluate(parsed: argparse.Namespace) -> None:

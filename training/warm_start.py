@@ -1,0 +1,213 @@
+"""Warm start: a pair of towers that begins where a bundle ended.
+
+The weights are read back from the bundle's exported towers, the residuals by item id. Vocabularies only grow: what the
+bundle knows keeps its code, what is new gets a row of zeros, which is how the live release treats it until now.
+"""
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from index.bundle import Bundle, read_bundle, text_encoder_sha256
+from training.anchor import Anchor, drop_anchor
+from training.catalogue import extended
+from training.config import Config, SplitConfig, TextConfig, TowerConfig, TrainingConfig
+from training.dataset import Dataset
+from training.drift import measure_drift
+from training.errors import ConfigError, DatasetError
+from training.interactions import IntArray, Interactions
+from training.replay import replayed, taught_before
+from training.split import Split
+from training.text import find_encoder, stage_encoder
+from training.towers.pair import TowerPair
+
+BoolArray = npt.NDArray[np.bool_]
+AFRESH = "fit without --warm-start"
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """A bundle with both towers, to begin from. `since_us`: the newest event it was taught, microseconds since 1970."""
+
+    bundle: Bundle
+    item_program: ExportedProgram
+    user_program: ExportedProgram
+    since_us: int
+
+    def time_features(self, dataset: Dataset) -> bool:
+        """As the bundle has it. Raises ConfigError where it reads times that this data does not have."""
+        if self.bundle.manifest.time_features and not dataset.has_real_times:
+            raise ConfigError(f"{self.bundle.path}: reads times, but this data has only an order; {AFRESH}")
+        return self.bundle.manifest.time_features
+
+    def encoder(self, config: TextConfig, texts: list[str]) -> Path | None:
+        """The bundle's own text encoder, unless another one is asked for, which must be the same. Raises ConfigError."""
+        saved = settings_of(self.bundle).get("text", {}).get("encoder")
+        if config.encoder == saved:
+            return self.bundle.text_encoder
+        found = find_encoder(config.encoder, texts)
+        with tempfile.TemporaryDirectory() as folder:
+            digest = None if found is None else text_encoder_sha256(stage_encoder(found, Path(folder)))
+        theirs = self.bundle.manifest.text.encoder_sha256
+        if digest != theirs:
+            names = [f"text encoder {one[:16]}" if one else "no text encoder" for one in (digest, theirs)]
+            raise ConfigError(
+                f"{names[0]} is asked for, but {self.bundle.path} was trained with {names[1]}; "
+                f"leave --text-encoder out, or {AFRESH}"
+            )
+        return found
+
+    def event_types(self, names: Iterable[str]) -> dict[str, int]:
+        """The bundle's codes, then those of other names."""
+        return extended(self.bundle.manifest.event_types, names)
+
+    def rows(self, item_ids: pa.ChunkedArray) -> IntArray:
+        """(N,) int64: each item's row in the bundle, -1 = new."""
+        found = pc.fill_null(pc.index_in(item_ids, value_set=self.bundle.items["item_id"].combine_chunks()), -1)
+        return found.to_numpy().astype(np.int64)  # type: ignore[no-any-return]
+
+    def load_into(self, pair: TowerPair, rows: IntArray) -> None:
+        """Gives `pair` the bundle's weights; `rows` (N,) int64 are its items' rows in the bundle, -1 = new: residual 0."""
+        _load(pair.item, self.item_program, self.bundle.path, grows="category.weight")
+        _load(pair.user, self.user_program, self.bundle.path, grows="event_type.weight")
+        known = rows >= 0
+        residual = np.zeros(tuple(pair.residual.shape), dtype=np.float32)  # (N, D) float32
+        if self.bundle.item_residuals is not None:
+            residual[known] = self.bundle.item_residuals[rows[known]]
+        with torch.no_grad():
+            pair.residual.copy_(torch.from_numpy(residual))
+
+    def learnt(self, rows: IntArray) -> BoolArray:
+        """(N,) bool: items to which the bundle gives a residual, which stays theirs without any further event."""
+        residuals = self.bundle.item_residuals
+        if residuals is None:
+            return np.zeros(len(rows), dtype=np.bool_)
+        learnt: BoolArray = (rows >= 0) & np.any(residuals[rows], axis=1)
+        return learnt
+
+
+def read_start(path: Path, since: str | None = None) -> WarmStart:
+    """Reads a bundle that `fit` wrote; `since` is a time in ISO 8601 instead of the bundle's own.
+
+    Raises BundleError, and ConfigError for a bundle that is no beginning.
+    """
+    bundle = read_bundle(path)
+    if bundle.user_program is None or bundle.item_program is None:
+        raise ConfigError(f"{path}: has no towers to start from; {AFRESH}")
+    for name, codes in (("event types", bundle.manifest.event_types), ("categories", bundle.categories)):
+        if sorted(codes.values()) != list(range(1, len(codes) + 1)):
+            raise ConfigError(f"{path}: the codes of its {name} have gaps, so fit did not write it; {AFRESH}")
+    return WarmStart(bundle, bundle.item_program, bundle.user_program, _since(bundle, since))
+
+
+def settings_of(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """The settings that the bundle was trained with, as far as they still exist: what a warm start begins from."""
+    saved = bundle.manifest.training.get("config")
+    kept: dict[str, dict[str, Any]] = {}
+    for section, field in Config.model_fields.items():
+        values = saved.get(section) if isinstance(saved, dict) else None
+        known = getattr(field.annotation, "model_fields", {})
+        if isinstance(values, dict):
+            kept[section] = {name: value for name, value in values.items() if name in known}
+    return kept
+
+
+def check_towers(start: WarmStart, config: TowerConfig) -> None:
+    """Refuses sizes that are not the bundle's, naming the setting. Raises ConfigError."""
+    manifest = start.bundle.manifest
+    wanted = {"dim": manifest.dim, "history_length": manifest.history_length}
+    wanted |= {name: value for name, value in settings_of(start.bundle).get("towers", {}).items() if name != "time_features"}
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            raise ConfigError(
+                f"towers.{name}: {getattr(config, name)}, but the towers in {start.bundle.path} have {value}; "
+                f"leave it out, or {AFRESH}"
+            )
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a warm start is trained on, and what it holds on to."""
+
+    start: WarmStart
+    rows: IntArray  # (N,) int64, the items' rows in the bundle, -1 = new
+    chosen: BoolArray  # (E,) bool, events that may be targets
+    counts: dict[str, int]
+    anchor: Anchor | None
+
+    def describe(self, pair: TowerPair, data: Interactions, seed: int) -> dict[str, Any]:
+        """The manifest's account: where it began, and how far `pair` is from there now."""
+        since = datetime.fromtimestamp(self.start.since_us / 1e6, UTC).isoformat()
+        return {
+            "warm_start": {"release_id": self.start.bundle.release_id, "new_since": since, **self.counts},
+            "drift": measure_drift(self.start.bundle, pair, data, self.rows, seed=seed),
+        }
+
+
+def begin(start: WarmStart, pair: TowerPair, rows: IntArray, split: Split, config: Config) -> Lesson:
+    """Puts `pair` where the bundle ended and chooses the targets: all that are new to it, and a sample of the others.
+
+    Raises DatasetError where nothing is new.
+    """
+    data = split.data
+    held_out = SplitConfig.model_validate(settings_of(start.bundle).get("split", {}))
+    taught = taught_before(data, start.since_us, held_out)
+    training = np.arange(len(taught)) < split.train_end[data.user]
+    again = replayed(data, start.since_us, share=config.warm_start.replay, seed=config.training.seed)
+    counts = {"new_events": int((training & ~taught).sum()), "replayed_events": int((training & taught & again).sum())}
+    if not counts["new_events"]:
+        raise DatasetError(f"nothing to learn that {start.bundle.path} was not taught; export and import newer events")
+    start.load_into(pair, rows)
+    return Lesson(start, rows, ~taught | again, counts, drop_anchor(pair, np.flatnonzero(rows >= 0), config.warm_start.anchor))
+
+
+def shortened(config: Config) -> TrainingConfig:
+    """The optimisation of a warm start: fewer epochs, from a lower learning rate."""
+    rate = config.warm_start.learning_rate
+    last = min(rate, config.training.final_learning_rate)
+    new = {"epochs": config.warm_start.epochs, "learning_rate": rate, "final_learning_rate": last}
+    return config.training.model_copy(update=new)
+
+
+def _since(bundle: Bundle, given: str | None) -> int:
+    dataset = bundle.manifest.training.get("dataset")
+    text = given or (dataset.get("last_event") if isinstance(dataset, dict) else None)
+    if text is None:
+        raise ConfigError(f"{bundle.path}: does not say up to when it was trained; give --new-since TIME, or {AFRESH}")
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise ConfigError(f"--new-since {text}: write a time such as 2026-11-26T00:00:00Z") from None
+    if moment.tzinfo is None:
+        raise ConfigError(f"--new-since {text}: has no zone; write a time such as 2026-11-26T00:00:00Z")
+    return round(moment.timestamp() * 1e6)
+
+
+def _load(tower: nn.Module, program: ExportedProgram, path: Path, *, grows: str) -> None:
+    """Copies the program's weights by name; only the table `grows` may have more rows here, which become zeros."""
+    own, theirs = tower.state_dict(), program.state_dict
+    different = sorted(own.keys() ^ theirs.keys()) or [
+        name for name in own if not _fits(own[name], theirs[name], name == grows)
+    ]
+    if different:
+        raise ConfigError(f"{path}: its towers are built otherwise ({different[0]}), so nothing can start from them; {AFRESH}")
+    with torch.no_grad():
+        for name, weight in own.items():
+            weight[: len(theirs[name])] = theirs[name]
+            weight[len(theirs[name]) :] = 0.0
+
+
+def _fits(own: Tensor, theirs: Tensor, may_grow: bool) -> bool:
+    rows = len(own) >= len(theirs) if may_grow else len(own) == len(theirs)
+    return rows and own.shape[1:] == theirs.shape[1:] and own.dtype == theirs.dtype
