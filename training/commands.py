@@ -8,8 +8,8 @@ import torch
 from index.bundle import check_bundle
 from training.config import load_config
 from training.drift import drift_lines
-from training.evaluate import evaluate, table
 from training.errors import ConfigError
+from training.evaluate import evaluate, table
 from training.fit import fit
 from training.progress import Progress
 from training.warm_start import read_start, settings_of
