@@ -1,5 +1,6 @@
 """The bundle: the directory that training hands to serving. Only this package reads or writes one."""
 
+from index.bundle.card import write_card
 from index.bundle.contents import Bundle
 from index.bundle.errors import (
     BundleError,
@@ -43,4 +44,5 @@ __all__ = [
     "text_encoder_sha256",
     "tower_module",
     "write_bundle",
+    "write_card",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from index.bundle.errors import BundleInvalidError, BundleTornError, BundleUnsafeError
-from index.bundle.format import INNER_PATH, MANIFEST, FileEntry
+from index.bundle.format import INNER_PATH, MANIFEST, MODEL_CARD, MODEL_CARD_BYTES, UNLISTED_FILES, FileEntry
 
 _COPY_AGAIN = "copy the bundle again from where it was written"
 
@@ -35,20 +35,23 @@ def file_sha256(path: Path) -> str:
 
 
 def file_entries(root: Path) -> dict[str, FileEntry]:
-    """Digest and size of every file under `root` but the manifest, sorted by path."""
+    """Digest and size of every file under `root` but the manifest and the model card, sorted by path."""
     return {
         name: FileEntry(sha256=file_sha256(root / name), bytes=(root / name).stat().st_size)
         for name in inner_files(root)
-        if name != MANIFEST
+        if name not in UNLISTED_FILES
     }
 
 
 def check_listing(root: Path, entries: Mapping[str, FileEntry]) -> None:
-    """Refuse a directory whose files are not exactly those listed, by name and size."""
+    """Refuse a directory whose files are not exactly those listed, by name and size, and at most a model card."""
     for name in entries:
-        if not INNER_PATH.fullmatch(name) or name == MANIFEST:
+        if not INNER_PATH.fullmatch(name) or name in UNLISTED_FILES:
             raise BundleInvalidError(MANIFEST, f"lists {name[:80]!r}, which is no path of a bundle", _COPY_AGAIN)
-    present = set(inner_files(root)) - {MANIFEST}
+    present = set(inner_files(root))
+    if MODEL_CARD in present and (root / MODEL_CARD).stat().st_size > MODEL_CARD_BYTES:
+        raise BundleInvalidError(MODEL_CARD, f"has more than {MODEL_CARD_BYTES} bytes", "remove it, or write less")
+    present -= set(UNLISTED_FILES)
     for name in sorted(set(entries) - present):
         raise BundleTornError(name, "is missing", _COPY_AGAIN)
     for name in sorted(present - set(entries)):

@@ -15,6 +15,7 @@ FORMAT = "towerbridge-bundle"
 FORMAT_VERSION = 1
 
 MANIFEST = "manifest.json"
+MODEL_CARD = "model_card.md"
 USER_TOWER = "user_tower.pt2"
 ITEM_TOWER = "item_tower.pt2"
 ITEM_VECTORS = "item_vectors.safetensors"
@@ -30,7 +31,10 @@ OPTIONAL_FILES = (USER_TOWER, ITEM_TOWER, ITEM_RESIDUALS, GOLDEN)
 # A path inside a bundle: no absolute path, no "..", no hidden part, no backslash, no drive letter.
 INNER_PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 
+UNLISTED_FILES = (MANIFEST, MODEL_CARD)  # what the manifest cannot or need not vouch for
+
 ITEM_ID_BYTES = 256
+MODEL_CARD_BYTES = 1 << 20
 UNIT_TOLERANCE = 1e-3  # how far from 1 the length of a vector may be
 GOLDEN_TOLERANCE = 1e-5  # greatest absolute difference from a golden vector
 
