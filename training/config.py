@@ -79,13 +79,22 @@ class TrainingConfig(_Section):
 
     epochs: int = Field(default=16, ge=1)
     patience: int = Field(default=4, ge=1)
+    validation_users: int = Field(default=25_000, ge=1)
     positions: int = Field(default=2048, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    loss: Literal["auto", "full", "sampled"] = "auto"
+    negatives: int = Field(default=4096, ge=1)
     learning_rate: float = Field(default=5e-3, gt=0)
     final_learning_rate: float = Field(default=2e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    residual_rate: float = Field(default=1.0, gt=0)
     temperature: float = Field(default=0.05, ge=0.03, le=1.0)
     dropout: float = Field(default=0.3, ge=0, lt=1)
     residual_dropout: float = Field(default=0.1, ge=0, lt=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: Literal["auto", "on", "off"] = "auto"
+    checkpoint_minutes: float = Field(default=10.0, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**32)
     threads: int = Field(default=2, ge=0)
 
@@ -94,7 +103,9 @@ class WarmStartConfig(_Section):
     """What `--warm-start` does otherwise."""
 
     epochs: int = Field(default=4, ge=1)
+    positions: int = Field(default=512, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
+    new_item_rate: float = Field(default=30.0, ge=1)
     replay: float = Field(default=0.2, ge=0, le=1)
     anchor: float = Field(default=10.0, ge=0)
 

@@ -77,16 +77,22 @@ class WarmStart:
         found = pc.fill_null(pc.index_in(item_ids, value_set=self.bundle.items["item_id"].combine_chunks()), -1)
         return found.to_numpy().astype(np.int64)  # type: ignore[no-any-return]
 
-    def load_into(self, pair: TowerPair, rows: IntArray) -> None:
-        """Gives `pair` the bundle's weights; `rows` (N,) int64 are its items' rows in the bundle, -1 = new: residual 0."""
+    def load_into(self, pair: TowerPair, rows: IntArray, *, new_item_rate: float = 1.0) -> None:
+        """Gives `pair` the bundle's weights; `rows` (N,) int64 are its items' rows in the bundle, -1 = new: residual 0.
+
+        Residuals that the bundle has are kept divided by `new_item_rate` and multiplied where they are read, so that at a
+        learning rate that is so many times as high they learn as fast as all else, and those of items new to training that much faster.
+        """
         _load(pair.item, self.item_program, self.bundle.path, grows="category.weight")
         _load(pair.user, self.user_program, self.bundle.path, grows="event_type.weight")
         known = rows >= 0
         residual = np.zeros(tuple(pair.residual.shape), dtype=np.float32)  # (N, D) float32
         if self.bundle.item_residuals is not None:
             residual[known] = self.bundle.item_residuals[rows[known]]
+        scale = torch.from_numpy(np.where(self.learnt(rows), 1.0 / new_item_rate, 1.0).astype(np.float32)[:, None])  # (N, 1)
         with torch.no_grad():
-            pair.residual.copy_(torch.from_numpy(residual))
+            pair.residual.copy_(torch.from_numpy(residual) / scale)
+            pair.own.mul_(scale)
 
     def learnt(self, rows: IntArray) -> BoolArray:
         """(N,) bool: items to which the bundle gives a residual, which stays theirs without any further event."""
@@ -168,15 +174,16 @@ def begin(start: WarmStart, pair: TowerPair, rows: IntArray, split: Split, confi
     counts = {"new_events": int((training & ~taught).sum()), "replayed_events": int((training & taught & again).sum())}
     if not counts["new_events"]:
         raise DatasetError(f"nothing to learn that {start.bundle.path} was not taught; export and import newer events")
-    start.load_into(pair, rows)
-    return Lesson(start, rows, ~taught | again, counts, drop_anchor(pair, np.flatnonzero(rows >= 0), config.warm_start.anchor))
+    start.load_into(pair, rows, new_item_rate=config.warm_start.new_item_rate)
+    anchor = drop_anchor(pair, np.flatnonzero(start.learnt(rows)), config.warm_start.anchor)
+    return Lesson(start, rows, ~taught | again, counts, anchor)
 
 
 def shortened(config: Config) -> TrainingConfig:
     """The optimisation of a warm start: fewer epochs, from a lower learning rate."""
-    rate = config.warm_start.learning_rate
-    last = min(rate, config.training.final_learning_rate)
-    new = {"epochs": config.warm_start.epochs, "learning_rate": rate, "final_learning_rate": last}
+    new = config.warm_start.model_dump(include={"epochs", "positions", "learning_rate"})
+    new["final_learning_rate"] = min(config.warm_start.learning_rate, config.training.final_learning_rate)
+    new["residual_rate"] = config.warm_start.new_item_rate
     return config.training.model_copy(update=new)
 
 
