@@ -15,10 +15,12 @@ EPILOG = """example, from films to a bundle that serves:
 IMPORT_EPILOG = """examples:
   python -m training import movielens-small --out data/movielens
   python -m training import amazon Beauty.txt --attributes Beauty_item2attributes.json --out data/beauty
+  python -m training import retailrocket events.csv --out data/retailrocket
+  python -m training import online-retail online_retail.csv.gz --out data/online-retail
   python -m training import csv --events clicks.csv --items products.csv --out data/shop
-  python -m training import parquet --events clicks.parquet --columns user_id=who occurred_at=when --out data/shop
+  python -m training import parquet --events clicks/ --columns user_id=who occurred_at=when --out data/shop
 
-docs/training.md lists the column names that are understood, and what makes a row bad. Bad rows are counted, written
+docs/data.md lists the column names that are understood, and what makes a row bad. Bad rows are counted, written
 to OUT/rejects.jsonl and left out; a missing file or column ends the import with exit code 2.
 """
 FIT_EPILOG = """example:
@@ -76,8 +78,13 @@ def _import(parsed: argparse.Namespace) -> None:
         print(flow.import_movielens(parsed.out))
     elif parsed.kind == "amazon":
         print(flow.import_sequences(parsed.out, parsed.sequences, parsed.attributes))
+    elif parsed.kind == "retailrocket":
+        print(flow.import_rocket(parsed.out, parsed.source))
+    elif parsed.kind == "online-retail":
+        print(flow.import_retail(parsed.out, parsed.source))
     else:
-        print(flow.import_tables(parsed.out, parsed.kind, parsed.events, parsed.items, parsed.columns))
+        sources = parsed.kind, parsed.events, parsed.items, parsed.columns
+        print(flow.import_tables(parsed.out, *sources, sort_mib=parsed.sort_memory))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,12 +118,30 @@ def _import_parser(parser: argparse.ArgumentParser) -> None:
     amazon.add_argument("--attributes", type=Path, metavar="JSON", help="{item: [attribute, …]}, used as categories")
     tables = [_command(kinds.add_parser, kind, help=f"your own events and items as {kind}") for kind in ("csv", "parquet")]
     for table in tables:
-        table.add_argument("--events", type=Path, required=True, help="user, item, time and, if there is one, event type")
+        table.add_argument(
+            "--events",
+            type=Path,
+            nargs="+",
+            required=True,
+            metavar="PATH",
+            help="user, item, time and, if there is one, event type: files, directories, or patterns in quotes",
+        )
         table.add_argument("--items", type=Path, help="id, text, categories, attributes; without it the events' items")
         table.add_argument(
             "--columns", nargs="+", action="extend", default=[], metavar="NAME=COLUMN", help="where names are not usual"
         )
-    for kind in (movielens, amazon, *tables):
+        table.add_argument(
+            "--sort-memory",
+            type=int,
+            default=1024,
+            metavar="MIB",
+            help="what sorting may hold in memory, at least 64; the rest lies in DATA meanwhile; default 1024",
+        )
+    rocket = _command(kinds.add_parser, "retailrocket", help="RetailRocket's events.csv, whole or a part")
+    retail = _command(kinds.add_parser, "online-retail", help="UCI's Online Retail as CSV, plain or gzipped")
+    for kind, file in ((rocket, "events.csv"), (retail, "online_retail.csv.gz")):
+        kind.add_argument("source", type=Path, metavar=file)
+    for kind in (movielens, amazon, rocket, retail, *tables):
         kind.add_argument("--out", type=Path, required=True, metavar="DATA", help="directory to write")
 
 

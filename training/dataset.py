@@ -1,22 +1,25 @@
 """The canonical data set on disk: what every importer writes and what `fit` and `evaluate` read.
 
 DATA/events.parquet    user_id, item_id, event_type string; occurred_at timestamp(us, UTC);
-                       sorted by (user_id, occurred_at, original order)
+                       sorted by (user_id, occurred_at, original order); may be larger than memory
 DATA/items.parquet     item_id string (unique), text string ("" = none), categories list<string>, attributes …
-DATA/dataset.json      kind, source, times ("real" | "ordinal"), counts, rejected (counts by reason); watermark, {"epoch",
-                       "position"}, if the events came from a server's journal: the last position that they include
-DATA/rejects.jsonl     one line per bad row: {"row", "reason", "values", "table"}
+DATA/dataset.json      kind, source, times ("real" | "ordinal"), counts, rejected (counts by reason), notes (what was kept
+                       and looks odd: {note: {"count", "examples"}}); watermark, {"epoch", "position"}, if the events came
+                       from a server's journal: the last position that they include
+DATA/rejects.jsonl     one line per bad row, up to a number for each reason: {"row", "reason", "values", "table"}
 
 dataset.json is written last: without it an import was not finished.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from training.errors import DatasetError
@@ -31,14 +34,46 @@ EVENT_SCHEMA = pa.schema(
 )
 WATERMARK = b"towerbridge.journal"  # metadata of a parquet file: "epoch:position"
 ITEM_FIELDS = {"item_id": pa.string(), "text": pa.string(), "categories": pa.list_(pa.string())}
+EVENTS_AT_ONCE = 1 << 18
+READ_BUFFER_BYTES = 1 << 20  # without it a whole column of a row group is read at once
+
+
+@dataclass(frozen=True)
+class EventFile:
+    """The events of a data set, on disk: they may be more than fit into memory."""
+
+    path: Path
+    num_rows: int
+
+    def batches(self, *columns: str) -> Iterator[pa.Table]:
+        """The events in order, some 260,000 at a time, none of them empty; all columns, or those named."""
+        with pq.ParquetFile(self.path, buffer_size=READ_BUFFER_BYTES) as file:
+            for batch in file.iter_batches(EVENTS_AT_ONCE, columns=list(columns) or None):
+                if batch.num_rows:
+                    yield pa.Table.from_batches([batch])
+
+    def unique(self, column: str) -> pa.Array:
+        """The different values of a column, in the order in which they come first."""
+        found = pa.array([], EVENT_SCHEMA.field(column).type)
+        for batch in self.batches(column):
+            found = pc.unique(pa.chunked_array([found, *batch[column].chunks]))
+        return found
+
+    def __getitem__(self, column: str) -> pa.ChunkedArray:
+        """One whole column in memory: for data that is known to be small."""
+        return pq.read_table(self.path, columns=[column])[column]
+
+    def table(self) -> pa.Table:
+        """All of them in memory: for data that is known to be small."""
+        return pq.read_table(self.path)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A canonical data set in memory; `info` is dataset.json."""
+    """A canonical data set: its events on disk, its items in memory; `info` is dataset.json."""
 
     path: Path
-    events: pa.Table
+    events: EventFile
     items: pa.Table
     info: dict[str, Any]
 
@@ -54,14 +89,15 @@ def read_dataset(path: Path) -> Dataset:
         if not (path / name).is_file():
             raise DatasetError(f"{path}: {name} is missing; write it with `python -m training import … --out {path}`")
     try:
-        events = pq.read_table(path / "events.parquet")
+        with pq.ParquetFile(path / "events.parquet") as file:
+            events, schema = EventFile(path / "events.parquet", file.metadata.num_rows), file.schema_arrow
         items = pq.read_table(path / "items.parquet")
         info = json.loads((path / "dataset.json").read_text(encoding="utf-8"))
     except (pa.ArrowException, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DatasetError(f"{path}: cannot be read ({reason}); run `python -m training import` again") from error
-    _check_columns(path / "events.parquet", events, {field.name: field.type for field in EVENT_SCHEMA})
-    _check_columns(path / "items.parquet", items, ITEM_FIELDS)
+    _check_columns(path / "events.parquet", schema, {field.name: field.type for field in EVENT_SCHEMA})
+    _check_columns(path / "items.parquet", items.schema, ITEM_FIELDS)
     if not isinstance(info, dict):
         raise DatasetError(f"{path / 'dataset.json'}: not a JSON object; run `python -m training import` again")
     if events.num_rows == 0 or items.num_rows == 0:
@@ -69,26 +105,24 @@ def read_dataset(path: Path) -> Dataset:
     return Dataset(path, events, items, info)
 
 
-def write_dataset(
-    path: Path, *, events: pa.Table, items: pa.Table, info: dict[str, Any], rejects: list[dict[str, Any]]
-) -> None:
-    """Writes the four files; dataset.json last, so that a torn import is not taken for a whole one."""
-    path.mkdir(parents=True, exist_ok=True)
+def publish_dataset(path: Path, drafts: Path, info: dict[str, Any]) -> None:
+    """Moves the three finished files from `drafts`, a directory of the same disk, to `path`.
+
+    dataset.json is removed first and written last, so that a torn import is not taken for a whole one.
+    """
     (path / "dataset.json").unlink(missing_ok=True)
-    with (path / "rejects.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rejects)
-    pq.write_table(items, path / "items.parquet")
-    pq.write_table(events.select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA), path / "events.parquet")
+    for name in ("rejects.jsonl", "items.parquet", "events.parquet"):
+        (drafts / name).replace(path / name)
     text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
     (path / "dataset.json").write_text(text, encoding="utf-8")
 
 
-def watermark_of(events: pa.Table) -> dict[str, Any] | None:
-    """Up to where in a server's journal events go that `python -m server.journal export` wrote; None for others.
+def parse_watermark(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any] | None:
+    """Up to where in a server's journal a parquet file goes that `python -m server.journal export` wrote; None for others.
 
-    Raises DatasetError if what the table says is no epoch and position.
+    Raises DatasetError if what the file's metadata say is no epoch and position.
     """
-    text = (events.schema.metadata or {}).get(WATERMARK, b"").decode(errors="replace")
+    text = (metadata or {}).get(WATERMARK, b"").decode(errors="replace")
     if not text:
         return None
     epoch, _, position = text.rpartition(":")
@@ -103,10 +137,10 @@ def dataset_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_columns(path: Path, table: pa.Table, wanted: dict[str, pa.DataType]) -> None:
+def _check_columns(path: Path, schema: pa.Schema, wanted: dict[str, pa.DataType]) -> None:
     for name, kind in wanted.items():
-        if name not in table.column_names:
+        if name not in schema.names:
             raise DatasetError(f"{path}: column {name} is missing; run `python -m training import` again")
-        found = table.schema.field(name).type
+        found = schema.field(name).type
         if found != kind:
             raise DatasetError(f"{path}: column {name} is {found}, not {kind}; run `python -m training import` again")

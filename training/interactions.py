@@ -1,15 +1,21 @@
-"""Events as integer arrays, and the leave-one-out split over them."""
+"""Events as integer arrays: read a piece at a time, and mapped from disk where they are large (see training/spill.py)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from training.dataset import EventFile
 from training.errors import DatasetError
+from training.spill import ArrayBuilder
 
 IntArray = npt.NDArray[np.int64]
+EVENTS_AT_ONCE = 1 << 20
+TIMES = pa.timestamp("us", tz="UTC")
 
 
 @dataclass(frozen=True)
@@ -27,81 +33,122 @@ class Interactions:
     def users(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def user(self) -> IntArray:
         """(E,) int64: the user's number of each event."""
-        return np.repeat(np.arange(self.users), np.diff(self.offsets))
+        owner = ArrayBuilder(np.int64)
+        for part in pieces(self.offsets):
+            owner.append(part.user)
+        return owner.finish()
 
 
 @dataclass(frozen=True)
-class LeaveOneOut:
-    """Which events are trained on and which are held out, as event rows. See `leave_one_out`."""
+class Piece:
+    """The events of some consecutive users."""
 
-    train_end: IntArray  # (U,) int64: training events of u are offsets[u] … train_end[u] - 1
-    validation: IntArray  # (U,) int64: row of the validation target, -1 = user is not evaluated
-    test: IntArray  # (U,) int64: row of the test target, -1 = user is not evaluated
+    rows: slice  # of the events
+    user: IntArray  # (n,) int64, the user's number of each of them
 
 
-def load_interactions(events: pa.Table, item_ids: pa.ChunkedArray, event_types: dict[str, int] | None = None) -> Interactions:
+def pieces(offsets: IntArray) -> Iterator[Piece]:
+    """All events in order, whole users at a time: about `EVENTS_AT_ONCE`, or one user with more."""
+    users, first = len(offsets) - 1, 0
+    while first < users:
+        last = int(np.searchsorted(offsets, offsets[first] + EVENTS_AT_ONCE, side="right")) - 1
+        last = min(max(last, first + 1), users)
+        size = np.diff(offsets[first : last + 1])
+        yield Piece(slice(int(offsets[first]), int(offsets[last])), np.repeat(np.arange(first, last), size))
+        first = last
+
+
+def load_interactions(
+    events: EventFile | pa.Table, item_ids: pa.ChunkedArray, event_types: dict[str, int] | None = None
+) -> Interactions:
     """Canonical events as arrays. Items are rows of `item_ids`; an unknown item is row -1.
 
-    `event_types` maps names to codes (unknown = 0); without it codes are given by name order from 1 on.
+    `event_types` maps names to codes (unknown = 0); without it codes are given by name order from 1 on. Of an event file
+    one piece at a time is in memory. Raises DatasetError where events are not sorted by user_id (by its bytes) and time.
     """
-    user = events["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    starts = np.flatnonzero(np.concatenate([[True], user[1:] != user[:-1]]))
-    if len(starts) != len(np.unique(user)):
-        raise DatasetError("events.parquet: not sorted by user_id; run `python -m training import` again")
-    time_us = events["occurred_at"].combine_chunks().cast(pa.int64()).to_numpy()
-    same_user = user[1:] == user[:-1]
-    if np.any(time_us[1:][same_user] < time_us[:-1][same_user]):
-        raise DatasetError("events.parquet: not sorted by occurred_at; run `python -m training import` again")
-    item = pc.fill_null(pc.index_in(events["item_id"], value_set=item_ids.combine_chunks()), -1)
-    types = events["event_type"]
     if event_types is None:
-        event_types = {name: code for code, name in enumerate(sorted(types.unique().to_pylist()), start=1)}
+        used = events.unique("event_type") if isinstance(events, EventFile) else events["event_type"].unique()
+        event_types = {name: code for code, name in enumerate(sorted(used.to_pylist()), start=1)}
+    known = item_ids.combine_chunks()
     names = pa.array(list(event_types), pa.string())
     codes = np.array([0, *event_types.values()], dtype=np.int64)
-    kind = codes[pc.fill_null(pc.index_in(types, value_set=names), -1).to_numpy().astype(np.int64) + 1]
-    offsets = np.append(starts, len(user)).astype(np.int64)
-    return Interactions(item.to_numpy().astype(np.int64), kind, time_us, offsets, event_types, len(item_ids))
+    item, kind, time_us = ArrayBuilder(np.int64), ArrayBuilder(np.int64), ArrayBuilder(np.int64)
+    starts = ArrayBuilder(np.int64)
+    last: pa.Table | None = None
+    done = 0
+    for part in _parts(events):
+        starts.append(done + _check_order(part, last))
+        item.append(_places(part["item_id"], known))
+        kind.append(codes[_places(part["event_type"], names) + 1])
+        time_us.append(part["occurred_at"].cast(TIMES).cast(pa.int64()).to_numpy())
+        last, done = part.slice(part.num_rows - 1), done + part.num_rows
+    starts.append(np.array([done]))
+    return Interactions(item.finish(), kind.finish(), time_us.finish(), starts.finish(), event_types, len(item_ids))
 
 
 def first_interactions(data: Interactions) -> npt.NDArray[np.bool_]:
     """(E,) bool: the event is its user's first with that item."""
-    key = data.user * (data.items + 1) + (data.item + 1)
+    first = ArrayBuilder(np.bool_)
+    for part in pieces(data.offsets):
+        first.append(_first(data.item[part.rows], part.user, data.items))
+    return first.finish()
+
+
+def next_new_item(data: Interactions, train_end: IntArray, chosen: npt.NDArray[np.bool_] | None = None) -> IntArray:
+    """(E,) int64: for each event the row of the next item that is new to its user, within the training part; -1 = none.
+
+    Only events before `train_end` have or become a target, so held-out items can never reach the loss. With `chosen`
+    (E,) bool only those events become one: an event whose next new item is not among them has none.
+    """
+    target = ArrayBuilder(np.int64)
+    for part in pieces(data.offsets):
+        item, events = data.item[part.rows], len(part.user)
+        rows = np.arange(events, dtype=np.int64)
+        end = (train_end - part.rows.start)[part.user] if events else rows
+        usable = _first(item, part.user, data.items) & (rows < end)
+        later = np.where(usable, rows, events)
+        following = np.minimum.accumulate(np.append(later, events)[::-1])[::-1][1:]  # (n,) first usable row after each
+        found, following = following < end, np.minimum(following, events - 1)
+        if chosen is not None:
+            found &= chosen[part.rows][following]
+        target.append(np.where(found, item[following], -1))
+    return target.finish()
+
+
+def _first(item: IntArray, user: IntArray, items: int) -> npt.NDArray[np.bool_]:
+    """(n,) bool for whole users' events: first of its user with that item; -1 counts as an item."""
+    key = user * (items + 1) + (item + 1)
     first = np.zeros(len(key), dtype=np.bool_)
     first[np.unique(key, return_index=True)[1]] = True
     return first
 
 
-def leave_one_out(data: Interactions) -> LeaveOneOut:
-    """Each user's last item is the test target, the second last the validation target.
-
-    Targets are first interactions: with repeated items (view, cart, buy of one thing) a target that was already in the
-    history would be trivial. What follows the test target is dropped, what lies between the two targets serves as
-    history for the test only. A user with fewer than three different items is trained on whole and not evaluated.
-    """
-    rows = np.flatnonzero(first_interactions(data))
-    owner = data.user[rows]
-    counts = np.bincount(owner, minlength=data.users)  # (U,) int64, different items of each user
-    ends = np.cumsum(counts)
-    evaluated = counts >= 3
-    none = np.full(data.users, -1, dtype=np.int64)
-    test = np.where(evaluated, rows[np.maximum(ends - 1, 0)], none)
-    validation = np.where(evaluated, rows[np.maximum(ends - 2, 0)], none)
-    return LeaveOneOut(np.where(evaluated, validation, data.offsets[1:]), validation, test)
+def _parts(events: EventFile | pa.Table) -> Iterator[pa.Table]:
+    """The events in pieces that are not empty."""
+    if isinstance(events, EventFile):
+        yield from events.batches()
+        return
+    for begin in range(0, events.num_rows, EVENTS_AT_ONCE):
+        yield events.slice(begin, EVENTS_AT_ONCE)
 
 
-def next_new_item(data: Interactions, train_end: IntArray) -> IntArray:
-    """(E,) int64: for each event the row of the next item that is new to its user, within the training part; -1 = none.
+def _places(values: pa.ChunkedArray, known: pa.Array) -> IntArray:
+    """(n,) int64: where each value stands in `known`, -1 = nowhere."""
+    places: IntArray = pc.fill_null(pc.index_in(values, value_set=known), -1).to_numpy().astype(np.int64)
+    return places
 
-    Only events before `train_end` have or become a target, so held-out items can never reach the loss.
-    """
-    events = len(data.item)
-    owner = data.user
-    rows = np.arange(events, dtype=np.int64)
-    usable = first_interactions(data) & (rows < train_end[owner])
-    later = np.where(usable, rows, events)
-    following = np.minimum.accumulate(np.append(later, events)[::-1])[::-1][1:]  # (E,) first usable row after each
-    valid = following < train_end[owner]
-    return np.where(valid, data.item[np.minimum(following, events - 1)], -1)
+
+def _check_order(part: pa.Table, last: pa.Table | None) -> IntArray:
+    """Rows of `part` at which a user begins; `last` is the row before it. Raises DatasetError if one is out of order."""
+    joined = part if last is None else pa.concat_tables([last, part])
+    user, time = joined["user_id"].combine_chunks(), joined["occurred_at"].cast(TIMES).cast(pa.int64()).to_numpy()
+    new = pc.not_equal(user[1:], user[:-1]).to_numpy(zero_copy_only=False)
+    if pc.any(pc.less(user[1:], user[:-1])).as_py():
+        raise DatasetError("events.parquet: not sorted by user_id; run `python -m training import` again")
+    if np.any(~new & (time[1:] < time[:-1])):
+        raise DatasetError("events.parquet: not sorted by occurred_at; run `python -m training import` again")
+    begins = np.flatnonzero(new)
+    return np.append(0, begins + 1) if last is None else begins

@@ -13,8 +13,8 @@ class Progress:
 
     quiet: bool = False
 
-    def bar(self, title: str, total: int) -> "tqdm[Any]":
-        """A bar to `update`; it leaves no trace when done."""
+    def bar(self, title: str, total: int | None) -> "tqdm[Any]":
+        """A bar to `update`, or a mere count where the total is not known; it leaves no trace when done."""
         return tqdm(total=total, desc=title, leave=False, disable=self.quiet or not sys.stderr.isatty())
 
     def say(self, line: str) -> None:

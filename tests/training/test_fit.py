@@ -109,7 +109,7 @@ def test_other_validation_and_test_items_give_the_same_weights(planted: Path, tm
         ids[row] = f"other-{ids[row]}"  # items that are nowhere else
     changed = tmp_path / "changed"
     shutil.copytree(planted, changed)
-    table = dataset.events.set_column(1, "item_id", pa.array(ids))
+    table = dataset.events.table().set_column(1, "item_id", pa.array(ids))
     pq.write_table(table, changed / "events.parquet")
     extra = sorted(set(ids) - set(dataset.items["item_id"].to_pylist()))
     rows = [{"item_id": name, "text": "", "categories": [], "title": ""} for name in extra]

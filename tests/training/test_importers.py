@@ -32,7 +32,7 @@ def csv_import(folder: Path, events: str, items: str | None = None, *more: str) 
 
 
 def events_of(data: Path) -> list[dict[str, Any]]:
-    return read_dataset(data).events.to_pylist()
+    return list(read_dataset(data).events.table().to_pylist())
 
 
 def items_of(data: Path) -> list[dict[str, Any]]:
@@ -312,11 +312,11 @@ def test_a_data_set_cannot_be_written_over_a_file(tmp_path: Path, capsys: pytest
 def test_events_of_a_servers_journal_keep_their_watermark(tmp_path: Path):
     table = pa.table({"user_id": ["a"], "item_id": ["x"], "occurred_at": pa.array([datetime(2024, 1, 1, tzinfo=UTC)])})
     pq.write_table(table.replace_schema_metadata({"towerbridge.journal": "e1:77"}), tmp_path / "events.parquet")
-    import_tables(tmp_path / "data", "parquet", tmp_path / "events.parquet", None, [])
+    import_tables(tmp_path / "data", "parquet", [tmp_path / "events.parquet"], None, [])
     assert read_dataset(tmp_path / "data").info["watermark"] == {"epoch": "e1", "position": 77}
     pq.write_table(table, tmp_path / "other.parquet")
-    import_tables(tmp_path / "data", "parquet", tmp_path / "other.parquet", None, [])
+    import_tables(tmp_path / "data", "parquet", [tmp_path / "other.parquet"], None, [])
     assert "watermark" not in read_dataset(tmp_path / "data").info
     pq.write_table(table.replace_schema_metadata({"towerbridge.journal": "77"}), tmp_path / "bad.parquet")
     with pytest.raises(DatasetError, match="not epoch:position"):
-        import_tables(tmp_path / "data", "parquet", tmp_path / "bad.parquet", None, [])
+        import_tables(tmp_path / "data", "parquet", [tmp_path / "bad.parquet"], None, [])

@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from training.dataset import EVENT_SCHEMA
 from training.errors import DatasetError
-from training.importers.events import DEFAULT_EVENT_TYPE, MAX_ID_BYTES, sorted_order
+from training.importers.events import DEFAULT_EVENT_TYPE, MAX_ID_BYTES, NUMBERED_SCHEMA
 from training.importers.rejects import Rejects
 
 START_US = 946_684_800 * 10**6  # 2000-01-01 UTC
 
 
 def import_amazon(sequences: Path, attributes: Path | None, rejects: Rejects) -> tuple[pa.Table, pa.Table]:
-    """Reads SEQUENCES.txt and the JSON {item: [attribute, …]} -> canonical events and items."""
+    """Reads SEQUENCES.txt and the JSON {item: [attribute, …]} -> numbered events and canonical items."""
     listed = {} if attributes is None else _read_attributes(attributes, rejects)
     users: list[str] = []
     items: list[str] = []
@@ -38,10 +37,10 @@ def import_amazon(sequences: Path, attributes: Path | None, rejects: Rejects) ->
         ordinals += range(len(row))
     times = START_US + np.array(ordinals, dtype=np.int64) * 10**6
     kinds = pa.array([DEFAULT_EVENT_TYPE] * len(users), pa.string())
-    stamps = pa.array(times).cast(EVENT_SCHEMA.field("occurred_at").type)
-    columns = [pa.array(users, pa.string()), pa.array(items, pa.string()), kinds, stamps]
-    events = pa.table(columns, schema=EVENT_SCHEMA)
-    return events.take(pa.array(sorted_order(events))), _item_table(set(items) | set(listed), listed)
+    stamps = pa.array(times).cast(NUMBERED_SCHEMA.field("occurred_at").type)
+    place = pa.array(np.arange(1, len(users) + 1))
+    columns = [pa.array(users, pa.string()), pa.array(items, pa.string()), kinds, stamps, place]
+    return pa.table(columns, schema=NUMBERED_SCHEMA), _item_table(set(items) | set(listed), listed)
 
 
 def _item_table(ids: set[str], categories: dict[str, list[str]]) -> pa.Table:

@@ -1,8 +1,5 @@
-"""Which source column is which: aliases, overrides, and reading ids and times whatever type they have."""
+"""Which source column is which: aliases, overrides, and reading ids whatever type they have."""
 
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,8 +13,6 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "text": ("text", "title", "name", "description"),
     "categories": ("categories", "category", "genres", "tags"),
 }
-FIRST_US = -(10**6) * 86_400 * 365  # about 1969, so that times shortly before 1970 by a time zone survive
-LAST_US = 4_102_444_800 * 10**6  # 2100-01-01
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:
@@ -63,54 +58,16 @@ def check_overrides(overrides: dict[str, str], columns: dict[str, list[str]]) ->
 
 
 def as_strings(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Any scalar column as strings, nulls kept; whole floats lose their ".0", which readers of ids add where some miss."""
+    """Any scalar column as strings; nulls and numbers that are not finite are null.
+
+    Whole floats lose their ".0", which readers of ids add where some miss.
+    """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if pa.types.is_floating(array.type):
-        array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
+        array = pc.if_else(pc.is_finite(array), array, pa.scalar(None, array.type))
         whole = pc.fill_null(pc.and_(pc.equal(array, pc.floor(array)), pc.less(pc.abs(array), 2.0**53)), False)
         integers = pc.if_else(whole, array, pa.scalar(None, array.type)).cast(pa.int64()).cast(pa.string())
         return pc.coalesce(integers, array.cast(pa.string()))
     return array.cast(pa.string())
-
-
-def parse_times(column: pa.ChunkedArray | pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Times -> ((n,) int64 microseconds since 1970 UTC, (n,) bool readable and between 1969 and 2100).
-
-    Numbers (also as text) are seconds, or milli-, micro- or nanoseconds where the column's median is that large;
-    anything else is ISO 8601, in UTC where no zone is given.
-    """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    kind = array.type
-    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        stamps = array.cast(pa.timestamp("us", tz=getattr(kind, "tz", None)), safe=False).cast(pa.int64())
-        return _within(pc.fill_null(stamps, LAST_US).to_numpy(zero_copy_only=False).astype(np.float64))
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return _within(_scale(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)))
-    text = as_strings(array).to_pandas()
-    numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64)
-    micros = _scale(numbers)
-    words = np.isnan(numbers) & text.notna().to_numpy()
-    if words.any():
-        stamps = pd.to_datetime(text[words], utc=True, errors="coerce", format="ISO8601")
-        parsed = stamps.dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
-        micros[words] = np.where(np.isnat(parsed), np.nan, parsed.astype(np.int64))
-    return _within(micros)
-
-
-def _scale(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Unix times of one unit -> microseconds; the unit is told by the median (1e11 s is the year 5138, 1e11 ms 1973)."""
-    finite = np.abs(numbers[np.isfinite(numbers)])
-    if not len(finite):
-        return numbers.copy()
-    typical = float(np.median(finite))
-    for limit, factor in ((1e11, 1e6), (1e14, 1e3), (1e17, 1.0)):
-        if typical < limit:
-            return numbers * factor
-    return numbers / 1e3
-
-
-def _within(micros: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    valid = np.isfinite(micros) & (micros >= FIRST_US) & (micros < LAST_US)
-    return np.rint(np.where(valid, micros, 0)).astype(np.int64), valid

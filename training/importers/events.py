@@ -1,4 +1,7 @@
-"""Raw event rows -> canonical events: reads, checks, drops exact duplicates and sorts, all vectorised."""
+"""Raw event rows -> canonical events, a piece at a time and all vectorised; sorting them is sorting.py's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -6,87 +9,87 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.dataset import EVENT_SCHEMA
-from training.importers.columns import as_strings, find_column, need_column, parse_times
+from training.importers.columns import as_strings, find_column, need_column
 from training.importers.rejects import Marks, Rejects
+from training.importers.times import UnixUnit, parse_times
 
 MAX_ID_BYTES = 256
 EVENT_TYPE = r"^[a-z][a-z0-9_.-]{0,63}$"  # what the service takes
+NO_ID = r"^(?i:[+-]?(nan|inf|infinity)|null|none|<na>)$"  # what programs write where they have none
 DEFAULT_EVENT_TYPE = "view"
-NEEDED = ("user_id", "item_id", "occurred_at")
+NUMBERED_SCHEMA = EVENT_SCHEMA.append(pa.field("row", pa.int64()))  # canonical events with their rows in the source
+
+
+@dataclass(frozen=True)
+class EventColumns:
+    """The columns of one source that hold events; there may be none for the type."""
+
+    user_id: str
+    item_id: str
+    occurred_at: str
+    event_type: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """Those that have to be read, each once."""
+        names = (self.user_id, self.item_id, self.event_type, self.occurred_at)
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+
+@dataclass(frozen=True)
+class EventRules:
+    """How the rows of one import are understood."""
+
+    unit: UnixUnit
+    item_ids: pa.Array | None = None  # the known items where the source lists them; events on others are rejected
+    type_names: Mapping[str, str] = field(default_factory=dict)  # event types that the source calls by another name
+
+
+def find_event_columns(columns: list[str], overrides: dict[str, str], *, source: str) -> EventColumns:
+    """Raises DatasetError, which names the columns that there are, where a needed one is missing."""
+    user, item, time = (need_column(name, columns, overrides, source=source) for name in ("user_id", "item_id", "occurred_at"))
+    return EventColumns(user, item, time, find_column("event_type", columns, overrides))
 
 
 def clean_events(
-    raw: pa.Table,
-    row: npt.NDArray[np.int64],
-    *,
-    source: str,
-    overrides: dict[str, str],
-    item_ids: pa.Array | None,
-    rejects: Rejects,
+    raw: pa.Table, row: npt.NDArray[np.int64], columns: EventColumns, rules: EventRules, rejects: Rejects
 ) -> pa.Table:
-    """Canonical events of a raw table whose rows are numbered by `row` (n,) int64.
-
-    `item_ids`: the known items where the source lists them; events on others are rejected. Raises DatasetError where a
-    needed column is missing.
-    """
-    columns = raw.column_names
-    chosen = {name: need_column(name, columns, overrides, source=source) for name in NEEDED}
-    type_column = find_column("event_type", columns, overrides)
+    """Canonical events of raw rows numbered by `row` (n,) int64, in their order -> table of NUMBERED_SCHEMA."""
     marks = Marks("events", raw, row)
-    users = check_ids(raw[chosen["user_id"]], "user_id", marks)
-    items = check_ids(raw[chosen["item_id"]], "item_id", marks)
-    if type_column is None:
-        types = pa.array([DEFAULT_EVENT_TYPE] * raw.num_rows, pa.string())
-    else:
-        types = pc.ascii_lower(as_strings(raw[type_column]))
-        matches = pc.fill_null(pc.match_substring_regex(types, EVENT_TYPE), False)
-        marks.reject(~_flags(matches), "event_type malformed")
-    times, readable = parse_times(raw[chosen["occurred_at"]])
+    users = check_ids(raw[columns.user_id], "user_id", marks)
+    items = check_ids(raw[columns.item_id], "item_id", marks)
+    types = _types(raw, columns.event_type, rules.type_names)
+    marks.reject(~_flags(pc.fill_null(pc.match_substring_regex(types, EVENT_TYPE), False)), "event_type malformed")
+    times, readable = parse_times(raw[columns.occurred_at], rules.unit)
     marks.reject(~readable, "time unreadable or outside 1969-2100")
-    if item_ids is not None:
-        marks.reject(~_flags(pc.is_in(items, value_set=item_ids)), "item not in the items file")
-    stamps = pa.array(times).cast(EVENT_SCHEMA.field("occurred_at").type)
-    table = pa.table([users, items, types, stamps], names=EVENT_SCHEMA.names)
-    good = np.flatnonzero(marks.good)
-    readable_rows = table.take(pa.array(good)).combine_chunks()
-    order = sorted_order(readable_rows)
-    ordered = readable_rows.take(pa.array(order))
-    repeated = _repeats_earlier(ordered)
-    marks.reject(np.isin(np.arange(raw.num_rows), good[order[repeated]]), "duplicate of an earlier row")
+    if rules.item_ids is not None:
+        marks.reject(~_flags(pc.is_in(items, value_set=rules.item_ids)), "item not in the items file")
     marks.report(rejects)
-    return ordered.filter(pa.array(~repeated)).cast(EVENT_SCHEMA)
+    stamps = pa.array(times).cast(EVENT_SCHEMA.field("occurred_at").type)
+    table = pa.table([users, items, types, stamps, pa.array(row)], schema=NUMBERED_SCHEMA)
+    return table.filter(pa.array(marks.good))
 
 
 def check_ids(column: pa.ChunkedArray, name: str, marks: Marks) -> pa.Array:
     """(n,) strings; rows without an id, or with one too long for the service, are marked."""
     ids = as_strings(column)
-    size = pc.fill_null(pc.binary_length(ids), 0).to_numpy(zero_copy_only=False)
+    size = pc.fill_null(pc.binary_length(pc.utf8_trim_whitespace(ids)), 0).to_numpy(zero_copy_only=False)
     marks.reject(size == 0, f"{name} missing")
+    marks.reject(_flags(pc.fill_null(pc.match_substring_regex(ids, NO_ID), False)), f"{name} is nan, inf, null or none")
+    size = pc.fill_null(pc.binary_length(ids), 0).to_numpy(zero_copy_only=False)
     marks.reject(size > MAX_ID_BYTES, f"{name} over {MAX_ID_BYTES} bytes")
     marks.reject(_flags(pc.fill_null(pc.match_substring(ids, "\0"), False)), f"{name} with a NUL character")
     return ids
 
 
-def sorted_order(table: pa.Table) -> npt.NDArray[np.int64]:
-    """(n,) int64: the stable order by (user_id, occurred_at); equal times keep the source's order."""
-    keyed = table.select(["user_id", "occurred_at"]).append_column("place", pa.array(np.arange(table.num_rows)))
-    keys = [(name, "ascending") for name in keyed.column_names]
-    order: npt.NDArray[np.int64] = pc.sort_indices(keyed, sort_keys=keys).to_numpy().astype(np.int64)
-    return order
-
-
-def _repeats_earlier(ordered: pa.Table) -> npt.NDArray[np.bool_]:
-    """(n,) bool: an earlier row equals this one in all four columns."""
-    names = ("event_type", "item_id", "user_id")
-    parts = [ordered[name].combine_chunks().dictionary_encode().indices.to_numpy() for name in names]
-    parts.append(ordered["occurred_at"].cast(pa.int64()).to_numpy())
-    by_key = np.lexsort(tuple(parts))  # stable: equal rows stay in their order
-    same = np.ones(max(ordered.num_rows - 1, 0), dtype=np.bool_)
-    for part in parts:
-        same &= part[by_key][1:] == part[by_key][:-1]
-    repeated = np.zeros(ordered.num_rows, dtype=np.bool_)
-    repeated[by_key[1:][same]] = True
-    return repeated
+def _types(raw: pa.Table, column: str | None, names: Mapping[str, str]) -> pa.Array:
+    """(n,) strings in lower case, renamed by `names`; `view` where the source has no such column."""
+    if column is None:
+        return pa.array([DEFAULT_EVENT_TYPE] * raw.num_rows, pa.string())
+    types = pc.ascii_lower(as_strings(raw[column]))
+    for old, new in names.items():
+        types = pc.if_else(pc.equal(types, old), new, types)
+    return types
 
 
 def _flags(values: pa.Array) -> npt.NDArray[np.bool_]:

@@ -25,7 +25,7 @@ def clean_items(
     marks.reject(_repeats(ids) & marks.good, "item_id repeated")
     marks.report(rejects)
     size = raw.num_rows
-    text = pa.array([""] * size) if chosen["text"] is None else pc.fill_null(as_strings(raw[chosen["text"]]), "")
+    text = pa.array([""] * size) if chosen["text"] is None else _stripped(raw[chosen["text"]])
     categories = split_categories(raw[chosen["categories"]]) if chosen["categories"] else empty_categories(size)
     table = pa.table([ids, text, categories], names=["item_id", "text", "categories"])
     for name in columns:
@@ -34,9 +34,8 @@ def clean_items(
     return table.filter(pa.array(marks.good)).combine_chunks()
 
 
-def items_of_events(events: pa.Table) -> pa.Table:
-    """The items that occur in events, by id, without text: what there is where the source lists no items."""
-    ids = pc.unique(events["item_id"])
+def items_of_events(ids: pa.Array) -> pa.Table:
+    """The items that occur in events, given by their different ids, in order and without text: no catalogue has more."""
     ids = ids.take(pc.sort_indices(ids))
     return pa.table([ids, pa.array([""] * len(ids)), empty_categories(len(ids))], names=["item_id", "text", "categories"])
 
@@ -85,6 +84,11 @@ def attribute(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return array.cast(pa.float64())
     return _typed(as_strings(array)) if _is_text(kind) else as_strings(array)
+
+
+def _stripped(column: pa.ChunkedArray) -> pa.Array:
+    """(n,) strings without white space around them, so that a blank text is none."""
+    return pc.utf8_trim_whitespace(pc.fill_null(as_strings(column), ""))
 
 
 def _typed(text: pa.Array) -> pa.Array:

