@@ -1,7 +1,7 @@
 """Training windows: cuts histories into pieces of at most `length` events and packs pieces of like length together."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -19,6 +19,22 @@ class Batch:
     seconds_before_newest: Tensor  # (B, L) float32
     length: Tensor  # (B,) int64
     target: Tensor  # (B, L) int64, item row or -1 where there is no target
+
+    def parts(self, numbers: Iterable[int], of: int) -> Iterator["Batch"]:
+        """The parts of those numbers, of `of` parts with rows dealt in turn: alike in size. An empty one is left out."""
+        for number in numbers:
+            rows = slice(number, None, of)
+            width = int(self.length[rows].max()) if number < len(self.length) else 0
+            if of == 1:
+                yield self
+            elif width:
+                whole = [getattr(self, each.name)[rows] for each in fields(self)]
+                yield Batch(*(each if each.ndim == 1 else each[:, :width].contiguous() for each in whole))
+
+    def to(self, device: torch.device) -> "Batch":
+        if self.item.device == device:
+            return self
+        return Batch(*(getattr(self, each.name).to(device, non_blocking=True) for each in fields(self)))
 
 
 def cut(starts: IntArray, ends: IntArray, length: int, generator: np.random.Generator | None) -> tuple[IntArray, IntArray]:
@@ -56,28 +72,37 @@ def gather(data: Interactions, starts: IntArray, ends: IntArray, target: IntArra
     )
 
 
-def training_batches(
+def training_steps(
     data: Interactions, train_end: IntArray, target: IntArray, *, length: int, positions: int, generator: np.random.Generator
-) -> Iterator[Batch]:
-    """One epoch in random order: every training event with a target is in exactly one batch.
+) -> list[tuple[IntArray, IntArray]]:
+    """One epoch in random order, as event ranges: every training event with a target is in exactly one step.
 
-    A batch holds about `positions` events. Pieces are shuffled, then sorted by length within groups of some batches:
-    little padding, yet batches that mix users.
+    A step is (starts, ends) of pieces of histories that hold about `positions` events together. Pieces are shuffled,
+    then sorted by length within groups of some steps: little padding, yet steps that mix users.
     """
     starts, ends = cut(data.offsets[:-1], _last_with_target(data, train_end, target) + 1, length, generator)
+    wanted = np.flatnonzero(target >= 0)
+    asked = np.searchsorted(wanted, ends) > np.searchsorted(wanted, starts)  # a warm start has pieces without a target
+    starts, ends = starts[asked], ends[asked]
     order = generator.permutation(len(starts))
     starts, ends = starts[order], ends[order]
-    batches = []
+    steps = []
     group = 16 * max(1, int(positions / max(1.0, float(np.mean(ends - starts)))))
     for begin in range(0, len(starts), group):
         part = slice(begin, begin + group)
         by_length = np.argsort(ends[part] - starts[part], kind="stable")
         first, last = starts[part][by_length], ends[part][by_length]
         cuts = np.flatnonzero(np.diff(np.cumsum(last - first) // positions)) + 1
-        batches += list(zip(np.split(first, cuts), np.split(last, cuts), strict=True))
-    for number in generator.permutation(len(batches)):
-        first, last = batches[number]
-        yield gather(data, first, last, target)
+        steps += list(zip(np.split(first, cuts), np.split(last, cuts), strict=True))
+    return [steps[number] for number in generator.permutation(len(steps))]
+
+
+def training_batches(
+    data: Interactions, train_end: IntArray, target: IntArray, *, length: int, positions: int, generator: np.random.Generator
+) -> Iterator[Batch]:
+    """The steps of one epoch, each as one batch; see `training_steps`."""
+    for starts, ends in training_steps(data, train_end, target, length=length, positions=positions, generator=generator):
+        yield gather(data, starts, ends, target)
 
 
 def _last_with_target(data: Interactions, train_end: IntArray, target: IntArray) -> IntArray:

@@ -1,0 +1,45 @@
+"""How good the towers are after an epoch: the validation targets ranked among all items."""
+
+import numpy as np
+import torch
+
+from training.distributed import Ranks
+from training.interactions import IntArray
+from training.ranking import Questions, ask, rank
+from training.split import Split
+from training.towers.pair import TowerPair
+
+
+def validate(
+    pair: TowerPair, split: Split, *, history_length: int, most_users: int, seed: int, ranks: Ranks
+) -> dict[str, float]:
+    """Filtered metrics over the validation targets; empty without any.
+
+    Of more than `most_users` users a sample, the same for the same seed. The processes share them; all get the result.
+    """
+    users = np.flatnonzero(split.validation >= 0)
+    if len(users) > most_users:
+        users = np.sort(np.random.default_rng(seed).choice(users, most_users, replace=False))
+    mine = users[ranks.rank :: ranks.world]
+    parts = ranks.gather((len(mine), _metrics(pair, split, mine, history_length, ranks.device) if len(mine) else {}))
+    asked = [(count, metrics) for count, metrics in parts if count]
+    if len(asked) == 1:
+        return asked[0][1]
+    names = asked[0][1] if asked else {}
+    return {name: sum(count * metrics[name] for count, metrics in asked) / len(users) for name in names}
+
+
+def _metrics(pair: TowerPair, split: Split, users: IntArray, length: int, device: torch.device) -> dict[str, float]:
+    pair.eval()
+    data, ends = split.data, split.validation[users]
+    with torch.inference_mode():
+        items = pair.item_vectors()  # (N, D)
+
+        def score(part: Questions) -> torch.Tensor:
+            batch = part.history.to(device)
+            vectors = pair.user(items[batch.item], batch.kind, batch.seconds_before_newest, batch.length)
+            scores: torch.Tensor = vectors @ items.T
+            return scores.cpu()
+
+        questions = ask(data, data.offsets[users], ends, data.item[ends], history_length=length)
+        return rank(questions, score)["filtered"]
