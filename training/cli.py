@@ -25,7 +25,9 @@ to OUT/rejects.jsonl and left out; a missing file or column ends the import with
 """
 FIT_EPILOG = """example:
   python -m training fit --data data/beauty --out bundles/beauty --set training.epochs=10
+  torchrun --nproc-per-node 2 -m training fit --data data/beauty --out bundles/beauty
 
+A run that was interrupted goes on from its last checkpoint when the same command is given again.
 training/configs/default.yaml lists every setting with its meaning and default.
 """
 
@@ -40,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'disk'}: {error.strerror or error}; look at the path, permissions and free space")
     except KeyboardInterrupt:
-        _fail("interrupted; nothing was written")
+        _fail("interrupted; no bundle was written")
         return 130
     except Exception as error:
         if not _is_bundle_error(error):
@@ -152,6 +154,8 @@ def _fit_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="training.epochs=10")
     parser.add_argument("--text-encoder", metavar="DIR|minilm|none|auto", help="instead of text.encoder")
     parser.add_argument("--seed", type=int, help="instead of training.seed")
+    parser.add_argument("--restart", action="store_true", help="begin anew where an interrupted run left BUNDLE.checkpoint")
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write curves for TensorBoard")
     parser.add_argument("--warm-start", type=Path, metavar="BUNDLE", help="go on from this bundle, with its settings")
     parser.add_argument("--new-since", metavar="TIME", help="with --warm-start: new events begin here; default: what it saw")
     _common(parser)

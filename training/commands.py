@@ -7,10 +7,11 @@ import torch
 
 from index.bundle import check_bundle
 from training.config import load_config
+from training.distributed import join
 from training.drift import drift_lines
 from training.errors import ConfigError
 from training.evaluate import evaluate, table
-from training.fit import fit
+from training.fit import Running, fit
 from training.progress import Progress
 from training.warm_start import read_start, settings_of
 
@@ -27,7 +28,12 @@ def run_fit(parsed: argparse.Namespace) -> None:
     start = None if parsed.warm_start is None else read_start(parsed.warm_start, parsed.new_since)
     config = load_config(parsed.config, overrides, inherited=None if start is None else settings_of(start.bundle))
     _use_threads(config.training.threads)
-    done = fit(parsed.data, parsed.out, config, Progress(parsed.quiet), start)
+    with join(config.training.device) as ranks:
+        progress = Progress(parsed.quiet or not ranks.first)
+        running = Running(ranks, parsed.tensorboard, parsed.restart)
+        done = fit(parsed.data, parsed.out, config, progress, start, running=running)
+    if not ranks.first:
+        return
     print(f"{parsed.out}: release {done.release_id}")
     if done.history.best:
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in done.history.best.items())

@@ -1,7 +1,9 @@
 """`python -m training fit`: read -> split -> encode text -> train -> export -> bundle."""
 
+import hashlib
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,15 @@ import torch
 
 from index.bundle import BundleSpec, Watermark, write_bundle
 from training.catalogue import Catalogue, build_catalogue
+from training.checkpoint import Checkpoint
 from training.config import Config
 from training.dataset import Dataset, dataset_sha256, read_dataset
+from training.distributed import Ranks
 from training.errors import ConfigError, DatasetError
 from training.export import export_item_tower, export_user_tower, golden_items, golden_users
 from training.interactions import load_interactions
 from training.progress import Progress
+from training.reporting import check_tensorboard
 from training.split import Split, make_split
 from training.text import encode_texts, find_encoder, stage_encoder
 from training.towers.pair import TowerPair
@@ -27,20 +32,41 @@ from training.warm_start import WarmStart, begin, check_towers, shortened
 
 
 @dataclass(frozen=True)
+class Running:
+    """How a fit runs, beside what it trains."""
+
+    ranks: Ranks = field(default_factory=Ranks)
+    tensorboard: Path | None = None  # folder for curves
+    restart: bool = False  # leave a checkpoint out of account and begin anew
+
+
+@dataclass(frozen=True)
 class Fitted:
-    """What came of a fit."""
+    """What came of a fit; in a process that is not the first, which writes nothing, the release is ""."""
 
     release_id: str
     history: History
     drift: dict[str, Any] | None = None  # of a warm start: see training/drift.py
 
 
-def fit(data: Path, out: Path, config: Config, progress: Progress, start: WarmStart | None = None) -> Fitted:
+def fit(
+    data: Path,
+    out: Path,
+    config: Config,
+    progress: Progress,
+    start: WarmStart | None = None,
+    *,
+    running: Running | None = None,
+) -> Fitted:
     """Trains on the training part of the split (config.split) and writes the bundle at `out`.
 
     With `start` training goes on from there with what is new, a sample of what is not, and the same codes.
-    Same data, config, machine and torch threads (set by the caller) give the same vectors.
+    Same data, config, machine and torch threads (set by the caller) give the same vectors, interrupted or not.
     """
+    running = running or Running()
+    ranks = running.ranks
+    if running.tensorboard is not None:
+        check_tensorboard()
     if out.exists() and not (out / "manifest.json").is_file():  # before the hours, not after them
         raise ConfigError(f"{out}: exists and is not a bundle; remove it or give another path")
     dataset = read_dataset(data)
@@ -56,7 +82,7 @@ def fit(data: Path, out: Path, config: Config, progress: Progress, start: WarmSt
     with tempfile.TemporaryDirectory() as folder:
         staged = None if encoder is None else stage_encoder(encoder, Path(folder))
         known = None if start is None else start.bundle.categories
-        catalogue = _catalogue(dataset, config, staged, progress, known)
+        catalogue = _catalogue(dataset, config, staged, progress, known, ranks)
         counts = split.counts()
         torch.manual_seed(config.training.seed)
         pair = TowerPair(
@@ -69,6 +95,7 @@ def fit(data: Path, out: Path, config: Config, progress: Progress, start: WarmSt
         )
         lesson = None if start is None else begin(start, pair, start.rows(ids), split, config)
         length = config.towers.history_length
+        checkpoint = _checkpoint(out, dataset, catalogue, config, start, running)
         history = train(
             pair,
             split.data,
@@ -78,7 +105,12 @@ def fit(data: Path, out: Path, config: Config, progress: Progress, start: WarmSt
             progress=progress,
             chosen=None if lesson is None else lesson.chosen,
             anchor=None if lesson is None else lesson.anchor,
+            ranks=ranks,
+            checkpoint=checkpoint,
+            tensorboard=running.tensorboard,
         )
+        if not ranks.first:
+            return Fitted("", history)
         warm = {} if lesson is None else lesson.describe(pair, split.data, config.training.seed)
         progress.say("export the towers and write the bundle")
         spec = BundleSpec(
@@ -93,7 +125,28 @@ def fit(data: Path, out: Path, config: Config, progress: Progress, start: WarmSt
             training=_describe(dataset, config, split, history) | warm,
         )
         release = _write(out, spec, pair, dataset, catalogue, counts, staged)
+    checkpoint.remove()
     return Fitted(release, history, warm.get("drift"))
+
+
+def _checkpoint(
+    out: Path, dataset: Dataset, catalogue: Catalogue, config: Config, start: WarmStart | None, running: Running
+) -> Checkpoint:
+    """Beside the bundle; of this run alone: the same settings, events, items as the towers read them, and beginning."""
+    items = hashlib.sha256(np.ascontiguousarray(catalogue.text).data)
+    items.update(np.ascontiguousarray(catalogue.codes).data)
+    settings = config.model_dump()
+    minutes = settings["training"].pop("checkpoint_minutes")
+    run = {
+        "events_sha256": dataset_sha256(dataset.path),
+        "items_sha256": items.hexdigest(),
+        "warm_start": None if start is None else [start.bundle.release_id, start.since_us],
+        **settings,
+    }
+    checkpoint = Checkpoint(out.parent / f"{out.name}.checkpoint", run, minutes=minutes, ranks=running.ranks)
+    if running.restart:
+        checkpoint.remove()
+    return checkpoint
 
 
 def _watermark(dataset: Dataset) -> Watermark | None:
@@ -114,14 +167,20 @@ def _time_features(config: Config, dataset: Dataset) -> bool:
 
 
 def _catalogue(
-    dataset: Dataset, config: Config, encoder: Path | None, progress: Progress, known: dict[str, int] | None
+    dataset: Dataset,
+    config: Config,
+    encoder: Path | None,
+    progress: Progress,
+    known: dict[str, int] | None,
+    ranks: Ranks,
 ) -> Catalogue:
     texts = dataset.items["text"].to_pylist()
     if encoder is None:
         vectors = np.zeros((len(texts), 0), dtype=np.float32)  # (N, 0) float32
     else:
         progress.say(f"encode the text of {sum(map(bool, texts)):,} items")
-        vectors = encode_texts(encoder, texts, batch_size=config.text.batch_size, progress=progress)
+        encode = partial(encode_texts, encoder, texts, batch_size=config.text.batch_size, progress=progress)
+        vectors = ranks.array_from_first(encode)  # (N, T) float32
     return build_catalogue(dataset.items, vectors, category_slots=config.towers.category_slots, known=known)
 
 
