@@ -1,7 +1,7 @@
-"""What any model must beat: popularity, transition-count kNN, mean pooling.
+"""What any model must beat: popularity, transition kNN, item-to-item lookup, mean pooling; for cold items content kNN.
 
-Counts come from all that lies before the test targets, the validation items too: a table of counts is not trained, and
-in service it would be up to date. So the baselines have a little more than the towers' weights, which saw neither.
+Counts come from all that lies before the test, the validation items too: a table of counts is not trained, and in
+service it would be up to date. So the baselines have a little more than the towers' weights, which saw neither.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from training.interactions import IntArray
+from training.interactions import IntArray, Interactions, first_interactions
 from training.ranking import Questions
 
 RECENT = 5  # how many last items vote
 DECAY = 0.5  # weight of the m-th last item is DECAY ** m
+WINDOW = 50  # items of one history that are so many new items apart do not count as seen together
+
+BoolArray = npt.NDArray[np.bool_]
 
 
 class Popularity:
@@ -45,34 +49,96 @@ class MeanPooling:
         return users @ self.items.T
 
 
+class TextKnn(MeanPooling):
+    """The mean of the history's text embeddings, by cosine to the items' own: what text alone gives, untrained."""
+
+    def __init__(self, text: npt.NDArray[np.float32]) -> None:
+        """`text` (N, T) float32; rows are brought to length 1, those of items without text stay zero."""
+        super().__init__(F.normalize(torch.from_numpy(text), dim=1).numpy())
+
+
+class CategoryKnn:
+    """The same over category indicators: items that share categories with those of the history."""
+
+    def __init__(self, codes: IntArray, categories: int) -> None:
+        """`codes` (N, C) int64, category codes 1 … `categories`, padded with 0."""
+        self.codes = torch.from_numpy(codes)
+        self.length = (self.codes > 0).sum(1).clamp(min=1).float().rsqrt()  # (N,) makes indicator rows unit
+        item, slot = torch.nonzero(self.codes, as_tuple=True)
+        where, size = torch.stack([item, self.codes[item, slot]]), (len(codes), categories + 1)
+        self.items = torch.sparse_coo_tensor(where, self.length[item], size, check_invariants=False).coalesce()
+
+    def __call__(self, questions: Questions) -> Tensor:
+        """(B, N) float32."""
+        batch = questions.history
+        real = torch.arange(batch.item.shape[1]) < batch.length[:, None]
+        weight = (self.length[batch.item] * real)[..., None].expand(-1, -1, self.codes.shape[1])
+        users = torch.zeros(len(batch.item), self.items.shape[1])  # (B, categories + 1)
+        users.scatter_add_(1, self.codes[batch.item].flatten(1), weight.flatten(1))
+        users[:, 0] = 0.0  # padding
+        scores: Tensor = torch.sparse.mm(self.items, users.T)
+        return scores.T
+
+
 @dataclass(frozen=True)
-class Transitions:
-    """Counts of item -> next item as compressed rows: from item i to `item[offsets[i]:offsets[i + 1]]`."""
+class Neighbours:
+    """Weights of item -> item as compressed rows: from item i to `item[offsets[i]:offsets[i + 1]]`."""
 
     offsets: IntArray  # (N + 1,) int64
     item: IntArray  # (M,) int64
-    count: npt.NDArray[np.float64]  # (M,) float64
+    weight: npt.NDArray[np.float64]  # (M,) float64
 
 
-def count_transitions(item: IntArray, follows: npt.NDArray[np.bool_], items: int) -> Transitions:
-    """Counts consecutive pairs: item[e] -> item[e + 1] wherever follows[e] (E - 1,) bool says they belong together."""
-    pairs, counts = np.unique(item[:-1][follows] * items + item[1:][follows], return_counts=True)
-    offsets = np.searchsorted(pairs // items, np.arange(items + 1))
-    return Transitions(offsets.astype(np.int64), pairs % items, counts.astype(np.float64))
+def transitions(data: Interactions, past: BoolArray) -> Neighbours:
+    """weight(i -> j) = count(j right after i) / count(anything right after i), over events that `past` (E,) bool marks."""
+    follows = (data.user[1:] == data.user[:-1]) & past[1:] & past[:-1]
+    table = _counted(data.item[:-1][follows], data.item[1:][follows], data.items)
+    owner = np.repeat(np.arange(data.items), np.diff(table.offsets))
+    totals = np.bincount(owner, weights=table.weight, minlength=data.items)
+    return Neighbours(table.offsets, table.item, table.weight / totals[owner])
 
 
-class TransitionKnn:
-    """Scores an item by how often it came right after the user's last items, the newest counting most.
+def co_occurrences(data: Interactions, past: BoolArray) -> Neighbours:
+    """weight(i, j) = users with both / sqrt(users with i · users with j): cosine of the items' users (Sarwar et al. 2001).
 
-    score(j) = sum over the last RECENT items i, newest m = 0, of DECAY ** m · count(i -> j) / count(i -> any).
+    Over first interactions that `past` (E,) bool marks; two items count as one user's if fewer than WINDOW of the
+    user's other new items lie between them.
+    """
+    rows = np.flatnonzero(first_interactions(data) & past)
+    user, item = data.user[rows], data.item[rows]
+    users_of = np.bincount(item, minlength=data.items).astype(np.float64)  # (N,)
+    pairs = [np.empty(0, dtype=np.int64)]
+    for apart in range(1, min(WINDOW, len(item))):
+        together = user[apart:] == user[:-apart]
+        if not together.any():
+            break
+        first, second = item[:-apart][together], item[apart:][together]
+        pairs += [first * data.items + second, second * data.items + first]
+    key = np.concatenate(pairs)
+    table = _counted(key // data.items, key % data.items, data.items)
+    owner = np.repeat(np.arange(data.items), np.diff(table.offsets))
+    return Neighbours(table.offsets, table.item, table.weight / np.sqrt(users_of[owner] * users_of[table.item]))
+
+
+def _counted(first: IntArray, second: IntArray, items: int) -> Neighbours:
+    """How often each pair (first[e], second[e]) occurs."""
+    pairs, counts = np.unique(first * items + second, return_counts=True)
+    offsets = np.searchsorted(pairs, np.arange(items + 1) * items)
+    return Neighbours(offsets.astype(np.int64), pairs % items, counts.astype(np.float64))
+
+
+class NeighbourKnn:
+    """Scores an item by its weight as a neighbour of the user's last items, the newest counting most.
+
+    score(j) = sum over the last RECENT items i, newest m = 0, of DECAY ** m · weight(i -> j).
     """
 
-    def __init__(self, transitions: Transitions) -> None:
-        self.transitions = transitions
+    def __init__(self, table: Neighbours) -> None:
+        self.table = table
 
     def __call__(self, questions: Questions) -> Tensor:
         """(B, N) float64."""
-        table, batch = self.transitions, questions.history
+        table, batch = self.table, questions.history
         users, length = len(batch.length), batch.length.numpy()
         scores = np.zeros((users, len(table.offsets) - 1))
         for back in range(RECENT):
@@ -82,6 +148,5 @@ class TransitionKnn:
             owner = np.repeat(row, size)
             within = np.arange(len(owner)) - np.repeat(np.cumsum(size) - size, size)
             place = np.repeat(table.offsets[last], size) + within
-            total = np.bincount(owner, weights=table.count[place], minlength=users)
-            np.add.at(scores, (owner, table.item[place]), DECAY**back * table.count[place] / total[owner])
+            scores[owner, table.item[place]] += DECAY**back * table.weight[place]  # a neighbour is in a row but once
         return torch.from_numpy(scores)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from training.errors import TrainingError
+from training.evaluation import arguments
 
 EPILOG = """example, from films to a bundle that serves:
   python -m training import movielens-small --out data/movielens
@@ -95,11 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _import_parser(_command(commands.add_parser, "import", help="read events and items", epilog=IMPORT_EPILOG))
     _fit_parser(_command(commands.add_parser, "fit", help="train the towers, write a bundle", epilog=FIT_EPILOG))
-    evaluate = _command(commands.add_parser, "evaluate", help="rank held-out items", epilog="")
-    evaluate.description = "Leave-one-out test over a full ranking, beside popularity, transition kNN and mean pooling."
-    evaluate.add_argument("--data", type=Path, required=True, help="what import wrote")
-    evaluate.add_argument("--bundle", type=Path, required=True, help="what fit wrote, from the same data")
-    evaluate.add_argument("--json", type=Path, help="also write the figures to this file")
+    evaluate = _command(commands.add_parser, "evaluate", help="rank held-out items", epilog=arguments.EPILOG)
+    arguments.add_options(evaluate)
     _common(evaluate)
     check = _command(commands.add_parser, "check", help="validate any bundle", epilog="")
     check.description = "Runs every check of a bundle, ours or your own; exit code 2 and one line at the first failure."

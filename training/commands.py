@@ -5,12 +5,16 @@ import json
 
 import torch
 
-from index.bundle import check_bundle
+from index.bundle import check_bundle, write_card
+from index.bundle.manifest import read_manifest
 from training.config import load_config
 from training.distributed import join
 from training.drift import drift_lines
 from training.errors import ConfigError
-from training.evaluate import evaluate, table
+from training.evaluate import Wanted, evaluate
+from training.evaluation.card import card
+from training.evaluation.page import write_page
+from training.evaluation.tables import table
 from training.fit import Running, fit
 from training.progress import Progress
 from training.warm_start import read_start, settings_of
@@ -43,13 +47,18 @@ def run_fit(parsed: argparse.Namespace) -> None:
 
 
 def run_evaluate(parsed: argparse.Namespace) -> None:
-    """Prints the table, and writes the JSON where asked."""
+    """Prints the tables, and writes the JSON, the page and the model card where asked."""
     _use_threads(2 if parsed.threads is None else parsed.threads)
-    result = evaluate(parsed.data, parsed.bundle, Progress(parsed.quiet))
+    wanted = Wanted(parsed.split, parsed.profiles, parsed.groups, parsed.cold)
+    result = evaluate(parsed.data, parsed.bundle, Progress(parsed.quiet), wanted)
     print(table(result))
     if parsed.json is not None:
         parsed.json.parent.mkdir(parents=True, exist_ok=True)
         parsed.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if parsed.html is not None:
+        write_page(parsed.html, result)
+    if parsed.card:
+        write_card(parsed.bundle, card(*read_manifest(parsed.bundle), result))
 
 
 def run_check(parsed: argparse.Namespace) -> None:

@@ -1,143 +1,159 @@
-"""`python -m training evaluate`: the leave-one-out test with the towers that the bundle ships, beside baselines."""
+"""`python -m training evaluate`: what the split held out, asked of the towers that the bundle ships, beside baselines."""
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
 from index.bundle import Bundle, read_bundle
-from training.baselines import MeanPooling, Popularity, TransitionKnn, count_transitions
-from training.config import SplitConfig
-from training.dataset import Dataset, dataset_sha256, read_dataset
+from training.dataset import Dataset, read_dataset
 from training.errors import DatasetError
-from training.interactions import IntArray, Interactions, load_interactions
+from training.evaluation.exam import Asked, Exam, set_exam
+from training.evaluation.intervals import Bootstrap, interval
+from training.evaluation.models import OURS, cold_scorers, scorers
+from training.evaluation.profiles import groups, read_profiles
+from training.evaluation.slices import group_rows, group_slices, slice_rows, slices
+from training.evaluation.trained_on import check_cold, check_items, check_split, same_events, split_to_test
+from training.metrics import SHOWN, coverage, gini, per_user
 from training.progress import Progress
-from training.ranking import Questions, Scorer, ask, rank
-from training.split import make_split
+from training.ranking import Answers, Scorer, answer, ask
 
-MODELS = ("towerbridge", "popularity", "transition-knn", "mean-pooling")
+KINDS = ("filtered", "unfiltered")
+SLICED = ("R@10", "N@10")  # of slices and groups, filtered
 
 
 @dataclass(frozen=True)
-class Exam:
-    """The test in the bundle's item rows: what each user's history is and what came next."""
+class Wanted:
+    """What is asked beyond the main test."""
 
-    data: Interactions  # events whose item and type the bundle knows
-    starts: IntArray  # (U,) int64, event row at which each evaluated user's history begins
-    ends: IntArray  # (U,) int64, and ends
-    target: IntArray  # (U,) int64, item row or -1
-    past: npt.NDArray[np.bool_]  # (E,) bool, before the user's test target: what baselines count
+    split: str | None = None  # None = the one the bundle was trained with
+    profiles: Path | None = None
+    attributes: list[str] | None = None  # None = all that the profiles have
+    cold: bool = False
 
 
-def evaluate(data: Path, path: Path, progress: Progress) -> dict[str, Any]:
-    """{"split", "users", "models": {name: {"filtered" | "unfiltered": {"R@5", "R@10", "N@5", "N@10"}}}}.
+def evaluate(data: Path, path: Path, progress: Progress, wanted: Wanted | None = None) -> dict[str, Any]:
+    """The result that `--json` writes; docs/evaluation.md tells of every field.
 
     Candidates are all items of the bundle. An item that the bundle does not know counts as missed. Raises DatasetError
-    where the bundle was trained on other items.
+    where the bundle was trained on other items or with another split.
     """
+    wanted = wanted or Wanted()
     dataset, bundle = read_dataset(data), read_bundle(path)
     if bundle.user_tower is None or bundle.manifest.history_length is None:
         raise DatasetError(f"{path}: has no user tower, so there is nothing to evaluate; give a bundle that fit wrote")
-    _warn(dataset, bundle, path, progress)
-    exam = set_exam(dataset, bundle)
-    if not len(exam.ends):
-        raise DatasetError(f"{data}: no user has three different items, so leave-one-out has no test; give more events")
-    items = len(bundle.item_ids)
-    counts = np.bincount(exam.data.item[exam.past], minlength=items).astype(np.float64)
-    scorers: dict[str, Scorer] = {
-        "towerbridge": _Towers(bundle),
-        "popularity": Popularity(counts),
-        "transition-knn": TransitionKnn(count_transitions(exam.data.item, _follows(exam), items)),
-        "mean-pooling": MeanPooling(bundle.item_vectors),
+    check_items(dataset, bundle, progress)
+    profiles = _profiles(dataset, wanted)
+    config, same = split_to_test(bundle, wanted.split, progress), same_events(dataset, bundle)
+    exam = set_exam(dataset, bundle, config)
+    check_split(exam, bundle, same=same, progress=progress)
+    if wanted.cold:
+        check_cold(exam, bundle)
+    if not len(exam.test.user):
+        raise DatasetError(f"{data}: the split {config.kind} holds nobody's item out for the test; give more events")
+    result = _main_test(exam, bundle, progress)
+    head = {
+        "split": config.kind,
+        "users": len(exam.test.user),
+        "items": len(bundle.item_ids),
+        "release_id": bundle.release_id,
+        "same_events": same,
+        "split_details": exam.split.describe(),
     }
-    models = {}
-    with torch.inference_mode(), progress.bar("evaluate", len(MODELS)) as bar:
-        for name in MODELS:
-            questions = ask(exam.data, exam.starts, exam.ends, exam.target, history_length=bundle.manifest.history_length)
-            models[name] = rank(questions, scorers[name])
+    ours = result.pop("figures")[OURS]["filtered"]
+    if profiles is not None:
+        result["groups"] = _groups(exam, dataset, profiles, ours)
+    if wanted.cold:
+        result["cold"] = _cold_test(exam, bundle, progress)
+    return head | result
+
+
+def _main_test(exam: Exam, bundle: Bundle, progress: Progress) -> dict[str, Any]:
+    """Models, intervals, differences, exposure and slices; "figures" are each user's, for what comes after."""
+    answers = _answers(exam, exam.test, scorers(exam, bundle), bundle, progress, "evaluate")
+    figures = {name: {kind: per_user(one.counts[kind]) for kind in KINDS} for name, one in answers.items()}
+    result = _compare(figures, len(exam.test.user))
+    result["exposure"] = {name: _exposure(one) for name, one in answers.items()}
+    filtered = {name: kinds["filtered"] for name, kinds in figures.items()}
+    result["slices"] = {by: slice_rows(parts, filtered, SLICED) for by, parts in slices(exam).items()}
+    return result | {"figures": figures}
+
+
+def _cold_test(exam: Exam, bundle: Bundle, progress: Progress) -> dict[str, Any]:
+    """Held-out items in the full catalogue: what content alone is worth."""
+    if not len(exam.cold.user):
+        raise DatasetError("nobody has an event on a cold item after the training; raise split.cold_items and train again")
+    answers = _answers(exam, exam.cold, cold_scorers(exam, bundle, progress), bundle, progress, "cold items")
+    figures = {name: {kind: per_user(one.counts[kind]) for kind in KINDS} for name, one in answers.items()}
+    return {"items": len(exam.cold_rows), "users": len(exam.cold.user), **_compare(figures, len(exam.cold.user))}
+
+
+def _answers(
+    exam: Exam, asked: Asked, models: dict[str, Scorer], bundle: Bundle, progress: Progress, title: str
+) -> dict[str, Answers]:
+    length = bundle.manifest.history_length or 1
+    answers = {}
+    with torch.inference_mode(), progress.bar(title, len(models)) as bar:
+        for name, scorer in models.items():
+            questions = ask(exam.data, asked.starts, asked.ends, asked.target, history_length=length)
+            answers[name] = answer(questions, scorer, items=exam.data.items)
             bar.update()
-    return {"split": "leave-one-out", "users": len(exam.ends), "models": models}
+    return answers
 
 
-def table(result: dict[str, Any]) -> str:
-    """The printed form of a result."""
-    names = [f"{metric}@{cutoff}" for metric in "RN" for cutoff in (5, 10)]
-    head = "".join(f"{name:>9}" for name in names)
-    lines = [
-        f"{result['split']} test, {result['users']:,} users, full ranking; filtered = seen items left out",
-        f"{'':<16}{'filtered':^36}  {'unfiltered':^36}",
-        f"{'model':<16}{head}  {head}",
-    ]
-    for model, kinds in result["models"].items():
-        cells = ["".join(f"{kinds[kind][name]:>9.4f}" for name in names) for kind in ("filtered", "unfiltered")]
-        lines.append(f"{model:<16}{cells[0]}  {cells[1]}")
-    return "\n".join(lines)
+Figures = dict[str, dict[str, dict[str, npt.NDArray[np.float64]]]]  # model -> kind -> metric -> (Q,) float64
 
 
-def set_exam(dataset: Dataset, bundle: Bundle) -> Exam:
-    """Splits on all events first, then leaves out of histories what the bundle does not know, as the service does."""
-    types = dict(bundle.manifest.event_types)
-    data = load_interactions(dataset.events, dataset.items["item_id"], types)
-    split = make_split(data, SplitConfig())
-    rows = pc.fill_null(pc.index_in(dataset.items["item_id"], value_set=pa.array(bundle.item_ids)), -1)
-    item = rows.to_numpy().astype(np.int64)[data.item]  # (E,) int64, the bundle's item rows
-    known = (item >= 0) & (data.kind > 0)
-    before = np.append(0, np.cumsum(known))  # known events before each event row
-    past = np.arange(len(item)) < np.where(split.test >= 0, split.test, data.offsets[1:])[data.user]
-    kept = replace(
-        data,
-        item=item[known],
-        kind=data.kind[known],
-        time_us=data.time_us[known],
-        offsets=before[data.offsets],
-        items=len(bundle.item_ids),
-    )
-    users = np.flatnonzero(split.test >= 0)
-    starts, ends = kept.offsets[users], before[split.test[users]]
-    answerable = ends > starts  # a history of unknown items alone has no vector
-    return Exam(kept, starts[answerable], ends[answerable], item[split.test[users]][answerable], past[known])
+def _compare(figures: Figures, people: int) -> dict[str, Any]:
+    """{"models": means, "intervals": of them, "differences": ours - baseline, with paired intervals}."""
+    bootstrap = Bootstrap(people)
+    models: dict[str, Any] = {name: {} for name in figures}
+    intervals: dict[str, Any] = {name: {} for name in figures}
+    differences: dict[str, Any] = {name: {} for name in figures if name != OURS}
+    for kind in KINDS:
+        names = list(figures[OURS][kind])
+        tables = {name: np.stack([figures[name][kind][metric] for metric in names], 1) for name in figures}  # (Q, M)
+        draws = np.split(bootstrap.means(np.concatenate(list(tables.values()), 1)), len(tables), axis=1)
+        sampled = dict(zip(tables, draws, strict=True))  # (R, M) each
+        for name, table in tables.items():
+            models[name][kind] = dict(zip(names, table.mean(0).tolist(), strict=True))
+            intervals[name][kind] = dict(zip(names, interval(sampled[name]).T.tolist(), strict=True))
+        for name in differences:
+            gaps, bounds = (tables[OURS] - tables[name]).mean(0), interval(sampled[OURS] - sampled[name])
+            differences[name][kind] = {
+                metric: {"difference": float(gaps[column]), "interval": bounds[:, column].tolist()}
+                for column, metric in enumerate(names)
+            }
+    return {"models": models, "intervals": intervals, "differences": differences}
 
 
-class _Towers:
-    """The served model: the bundle's exported user tower over its item vectors."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
-        self.items = torch.from_numpy(bundle.item_vectors)
-
-    def __call__(self, questions: Questions) -> Tensor:
-        batch = questions.history
-        real = torch.arange(batch.item.shape[1]) < batch.length[:, None]
-        history = self.items[batch.item] * real[..., None]
-        seconds = batch.seconds_before_newest if self.bundle.manifest.time_features else torch.zeros(real.shape)
-        arrays = (history.numpy(), batch.kind.numpy(), seconds.numpy(), batch.length.numpy())
-        return torch.from_numpy(self.bundle.encode_users(*arrays)) @ self.items.T
+def _exposure(answers: Answers) -> dict[str, float | None]:
+    unequal = gini(answers.exposure)
+    return {
+        f"coverage@{SHOWN}": coverage(answers.exposure),
+        f"gini@{SHOWN}": None if math.isnan(unequal) else unequal,
+    }
 
 
-def _follows(exam: Exam) -> npt.NDArray[np.bool_]:
-    """(E - 1,) bool: events e and e + 1 are one user's and both before the test target."""
-    user = exam.data.user
-    follows: npt.NDArray[np.bool_] = (user[1:] == user[:-1]) & exam.past[1:] & exam.past[:-1]
-    return follows
+def _profiles(dataset: Dataset, wanted: Wanted) -> pa.Table | None:
+    """The attributes that are asked for, from the file that is named or from the data set's own."""
+    if wanted.profiles is None and wanted.attributes is None:
+        return None
+    own = dataset.path / "profiles.parquet"
+    if wanted.profiles is None and not own.is_file():
+        raise DatasetError(f"{dataset.path}: has no profiles.parquet; give --profiles FILE with user_id and attributes")
+    return read_profiles(wanted.profiles or own, wanted.attributes)
 
 
-def _warn(dataset: Dataset, bundle: Bundle, path: Path, progress: Progress) -> None:
-    """Refuses a bundle of other items, and says when it was not trained on these very events."""
-    used = pc.unique(dataset.events["item_id"])
-    unknown = pc.sum(pc.invert(pc.is_in(used, value_set=pa.array(bundle.item_ids)))).as_py()
-    if unknown * 2 > len(used):
-        raise DatasetError(
-            f"{path}: knows {len(used) - unknown:,} of the {len(used):,} items in {dataset.path}; "
-            "it was trained on other data: give the data that fit was given"
-        )
-    if unknown:
-        progress.say(f"warning: the bundle does not know {unknown:,} of {len(used):,} items; as targets they are missed")
-    trained_on = bundle.manifest.training.get("dataset", {})
-    if not isinstance(trained_on, dict) or trained_on.get("events_sha256") != dataset_sha256(dataset.path):
-        progress.say("warning: the bundle was not trained on these very events; it may have seen held-out items")
+def _groups(
+    exam: Exam, dataset: Dataset, profiles: pa.Table, ours: dict[str, npt.NDArray[np.float64]]
+) -> dict[str, list[dict[str, Any]]]:
+    users = dataset.events.unique("user_id").take(pa.array(exam.test.user))  # in the order of their numbers
+    names = [name for name in profiles.column_names if name != "user_id"]
+    bootstrap = Bootstrap(len(exam.test.user))
+    return {name: group_rows(group_slices(groups(profiles, name, users)), ours, SLICED, bootstrap) for name in names}

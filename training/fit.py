@@ -13,13 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from index.bundle import BundleSpec, Watermark, write_bundle
+from index.bundle import BundleSpec, Watermark, write_bundle, write_card
+from index.bundle.manifest import read_manifest
 from training.catalogue import Catalogue, build_catalogue
 from training.checkpoint import Checkpoint
 from training.config import Config
 from training.dataset import Dataset, dataset_sha256, read_dataset
 from training.distributed import Ranks
 from training.errors import ConfigError, DatasetError
+from training.evaluation.card import card
 from training.export import export_item_tower, export_user_tower, golden_items, golden_users
 from training.interactions import load_interactions
 from training.progress import Progress
@@ -125,6 +127,7 @@ def fit(
             training=_describe(dataset, config, split, history) | warm,
         )
         release = _write(out, spec, pair, dataset, catalogue, counts, staged)
+        write_card(out, card(*read_manifest(out)))
     checkpoint.remove()
     return Fitted(release, history, warm.get("drift"))
 

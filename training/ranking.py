@@ -1,14 +1,15 @@
-"""Questions of the leave-one-out evaluation: a history, what was seen, and the item that came next."""
+"""Questions of an evaluation: a history, what was seen, and the item that came next; and a scorer's answers to them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from training.interactions import IntArray, Interactions
-from training.metrics import summarise, tally
+from training.metrics import shown, summarise, tally
 from training.windows import Batch, gather
 
 MOST_USERS, MOST_SCORES = 512, 1 << 25  # ranked at once: 2^25 float32 scores are 128 MiB
@@ -22,7 +23,15 @@ class Questions:
     history: Batch  # the last L_max events, right-padded
     seen: Tensor  # (B, S) int64, item rows of the whole history, padded with -1
     target: Tensor  # (B,) int64, item row or -1 where the candidates do not hold it
-    ends: IntArray  # (B,) int64, event row at which each history ends
+    place: IntArray  # (B,) int64, which of the histories asked about these are
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Where a scorer ranks each target, in the order in which the histories were given, and what it shows."""
+
+    counts: dict[str, npt.NDArray[np.int64]]  # "filtered" | "unfiltered": (Q, 2) int64 of (above, level), see `tally`
+    exposure: npt.NDArray[np.int64]  # (N,) int64, in how many users' first ten each item is, seen items left out
 
 
 def ask(data: Interactions, starts: IntArray, ends: IntArray, target: IntArray, *, history_length: int) -> Iterator[Questions]:
@@ -37,7 +46,7 @@ def ask(data: Interactions, starts: IntArray, ends: IntArray, target: IntArray, 
             history=gather(data, np.maximum(first, last - history_length), last),
             seen=torch.where(inside, whole.item, -1),
             target=torch.from_numpy(target[part]),
-            ends=last,
+            place=part,
         )
 
 
@@ -45,3 +54,18 @@ def rank(questions: Iterator[Questions], scorer: Scorer) -> dict[str, dict[str, 
     """{"filtered" | "unfiltered": {"R@5", "R@10", "N@5", "N@10"}} of a scorer giving (B, N) float scores."""
     parts = [tally(scorer(part), part.target, part.seen) for part in questions]
     return {name: summarise(np.concatenate([part[name] for part in parts])) for name in ("filtered", "unfiltered")}
+
+
+def answer(questions: Iterator[Questions], scorer: Scorer, *, items: int) -> Answers:
+    """The same, kept apart for each user, with what is shown."""
+    places, parts = [], []
+    exposure = np.zeros(items, dtype=np.int64)  # (N,)
+    for part in questions:
+        scores = scorer(part)
+        places.append(part.place)
+        parts.append(tally(scores, part.target, part.seen))
+        exposure += np.bincount(shown(scores, part.seen), minlength=items)
+    order = np.argsort(np.concatenate(places))
+    return Answers(
+        {name: np.concatenate([part[name] for part in parts])[order] for name in ("filtered", "unfiltered")}, exposure
+    )

@@ -74,6 +74,25 @@ def without_items(data: Interactions, gone: BoolArray) -> Interactions:
     return replace(data, item=data.item[kept], kind=data.kind[kept], time_us=data.time_us[kept], offsets=before[data.offsets])
 
 
+def cold_targets(data: Interactions, split: Split) -> tuple[IntArray, IntArray]:
+    """(U,) rows of `data`, the events that `split` was made of: each user's last new cold item, -1 = none; and (U,) rows
+    of `split.data` at which that user's history ends then.
+
+    Only cold items after all that the user was trained on, and with a split by time after the test's moment, so that
+    the weights know nothing of what came later. There is at least one event in the history.
+    """
+    kept = ~np.append(split.cold, False)[data.item]
+    before = np.append(0, np.cumsum(kept))  # (E + 1,) events of split.data before each row of `data`
+    user, end = data.user, before[:-1]
+    wanted = first_interactions(data) & ~kept & (end >= split.train_end[user]) & (end > split.data.offsets[:-1][user])
+    if split.test_from_us is not None:
+        wanted &= data.time_us >= split.test_from_us
+    found = np.full(data.users, -1, dtype=np.int64)
+    rows = np.flatnonzero(wanted)
+    found[user[rows]] = rows  # of several assignments the last one stands
+    return found, before[np.maximum(found, 0)]
+
+
 def _leave_one_out(data: Interactions, cold: BoolArray) -> Split:
     """Each user's last item is the test target, the second last the validation target.
 

@@ -39,12 +39,11 @@ def evaluated(data: Path, bundle: Path, folder: Path) -> dict[str, Any]:
 
 def test_a_planted_pattern_is_learnt(planted: Path, fitted: Path, tmp_path: Path) -> None:
     result = evaluated(planted, fitted, tmp_path)
-    assert set(result) == {"split", "users", "models"}
     assert result["users"] == 200
-    assert set(result["models"]) == {"towerbridge", "popularity", "transition-knn", "mean-pooling"}
+    assert set(result["models"]) == {"towerbridge", "popularity", "transition-knn", "item-to-item", "mean-pooling"}
     for kinds in result["models"].values():
         assert set(kinds) == {"filtered", "unfiltered"}
-        assert all(set(metrics) == METRICS for metrics in kinds.values())
+        assert all(set(metrics) >= METRICS for metrics in kinds.values())
     found = {name: kinds["filtered"]["N@5"] for name, kinds in result["models"].items()}
     assert found["towerbridge"] > 0.8
     assert found["transition-knn"] > 0.8

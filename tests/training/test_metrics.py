@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.baselines import MeanPooling, Popularity, TransitionKnn, count_transitions
+from training.baselines import MeanPooling, NeighbourKnn, Popularity, transitions
+from training.interactions import Interactions
 from training.metrics import summarise, tally
 from training.ranking import Questions
 from training.windows import Batch
@@ -55,11 +56,16 @@ def questions(history: list[int]) -> Questions:
     return Questions(batch, item, torch.tensor([0]), np.array([0]))
 
 
+def interactions(*sequences: list[int], items: int = 4) -> Interactions:
+    """Users with these items."""
+    item = np.array([row for sequence in sequences for row in sequence], dtype=np.int64)
+    offsets = np.append(0, np.cumsum([len(sequence) for sequence in sequences])).astype(np.int64)
+    return Interactions(item, np.ones_like(item), np.arange(len(item)), offsets, {"view": 1}, items)
+
+
 def test_transition_knn_equals_a_hand_computed_example() -> None:
     # two users: 0 1 2 | 0 1 3, so 0 -> 1 twice, 1 -> 2 once, 1 -> 3 once; 2 -> 0 crosses users and does not count
-    item = np.array([0, 1, 2, 0, 1, 3])
-    follows = np.array([True, True, False, True, True])
-    knn = TransitionKnn(count_transitions(item, follows, 4))
+    knn = NeighbourKnn(transitions(interactions([0, 1, 2], [0, 1, 3]), np.ones(6, dtype=np.bool_)))
     assert knn(questions([0, 1])).tolist() == [[0.0, 0.5 * 1.0, 0.5, 0.5]]
     assert knn(questions([3])).tolist() == [[0.0, 0.0, 0.0, 0.0]]
 
