@@ -6,6 +6,8 @@ from pathlib import Path
 
 from training.errors import TrainingError
 from training.evaluation import arguments
+from training.refresh.arguments import EPILOG as REFRESH
+from training.refresh.arguments import add_options
 
 EPILOG = """example, from films to a bundle that serves:
   python -m training import movielens-small --out data/movielens
@@ -64,6 +66,10 @@ def _run(parsed: argparse.Namespace) -> None:
         from training.commands import run_evaluate
 
         run_evaluate(parsed)
+    elif parsed.command == "refresh":
+        from training.refresh.arguments import run_refresh
+
+        run_refresh(parsed)
     elif parsed.command == "onnx":
         from training.commands import run_onnx
 
@@ -99,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _command(commands.add_parser, "evaluate", help="rank held-out items", epilog=arguments.EPILOG)
     arguments.add_options(evaluate)
     _common(evaluate)
+    refresh = _command(commands.add_parser, "refresh", help="from a server's journal to its next release", epilog=REFRESH)
+    refresh.description = "Export, import, fit --warm-start, evaluate, load, promote. What is worse is not promoted."
+    add_options(refresh)
+    _common(refresh)
     check = _command(commands.add_parser, "check", help="validate any bundle", epilog="")
     check.description = "Runs every check of a bundle, ours or your own; exit code 2 and one line at the first failure."
     check.add_argument("bundle", type=Path, metavar="BUNDLE")

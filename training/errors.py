@@ -3,7 +3,8 @@
 TrainingError             one line for the user: what is wrong and what to do; the command line exits 2
 ├── DatasetError          the data cannot be read, or nothing usable is left of it
 ├── ConfigError           an unknown or impossible setting
-└── TextEncoderError      no text encoder where one is asked for
+├── TextEncoderError      no text encoder where one is asked for
+└── RefreshError          a step of a refresh that failed, or a new bundle that is not good enough
 """
 
 
@@ -21,3 +22,7 @@ class ConfigError(TrainingError):
 
 class TextEncoderError(TrainingError):
     """A text encoder that is missing or cannot be used."""
+
+
+class RefreshError(TrainingError):
+    """A step of a refresh failed, or the new bundle is worse than allowed."""

@@ -30,7 +30,7 @@ from training.split import Split, make_split
 from training.text import encode_texts, find_encoder, stage_encoder
 from training.towers.pair import TowerPair
 from training.trainer import History, train
-from training.warm_start import WarmStart, begin, check_towers, shortened
+from training.warm_start import WarmStart, begin, check_towers, newest_event, shortened
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def fit(
     if out.exists() and not (out / "manifest.json").is_file():  # before the hours, not after them
         raise ConfigError(f"{out}: exists and is not a bundle; remove it or give another path")
     dataset = read_dataset(data)
+    until = newest_event(dataset)
     ids, types = dataset.items["item_id"], None
     if start is not None:
         check_towers(start, config.towers)
@@ -124,7 +125,7 @@ def fit(
             category_slots=catalogue.codes.shape[1],
             watermark=_watermark(dataset),
             offline_metrics={f"validation/filtered/{name}": value for name, value in history.best.items()},
-            training=_describe(dataset, config, split, history) | warm,
+            training=_describe(dataset, config, split, history) | {"taught_until": until} | warm,
         )
         release = _write(out, spec, pair, dataset, catalogue, counts, staged)
         write_card(out, card(*read_manifest(out)))
@@ -227,7 +228,7 @@ def _describe(dataset: Dataset, config: Config, split: Split, history: History) 
         "seed": config.training.seed,
         "config": config.model_dump(),
         "dataset": {
-            **{name: dataset.info.get(name) for name in ("kind", "source", "times", "counts", "last_event")},
+            **{name: dataset.info.get(name) for name in ("kind", "source", "times", "counts")},
             "events_sha256": dataset_sha256(dataset.path),
         },
         "split": split.describe(),

@@ -26,6 +26,7 @@ from training.config import Config, SplitConfig, TextConfig, TowerConfig, Traini
 from training.dataset import Dataset
 from training.drift import measure_drift
 from training.errors import ConfigError, DatasetError
+from training.evaluation.trained_on import trained_with
 from training.interactions import IntArray, Interactions
 from training.replay import replayed, taught_before
 from training.split import Split
@@ -81,7 +82,7 @@ class WarmStart:
         """Gives `pair` the bundle's weights; `rows` (N,) int64 are its items' rows in the bundle, -1 = new: residual 0.
 
         Residuals that the bundle has are kept divided by `new_item_rate` and multiplied where they are read, so that at a
-        learning rate that is so many times as high they learn as fast as all else, and those of items new to training that much faster.
+        learning rate that is so many times as high they learn as fast as all else, and new items' that much faster.
         """
         _load(pair.item, self.item_program, self.bundle.path, grows="category.weight")
         _load(pair.user, self.user_program, self.bundle.path, grows="event_type.weight")
@@ -167,7 +168,7 @@ def begin(start: WarmStart, pair: TowerPair, rows: IntArray, split: Split, confi
     Raises DatasetError where nothing is new.
     """
     data = split.data
-    held_out = SplitConfig.model_validate(settings_of(start.bundle).get("split", {}))
+    held_out = trained_with(start.bundle.manifest.training) or SplitConfig()
     taught = taught_before(data, start.since_us, held_out)
     training = np.arange(len(taught)) < split.train_end[data.user]
     again = replayed(data, start.since_us, share=config.warm_start.replay, seed=config.training.seed)
@@ -187,17 +188,35 @@ def shortened(config: Config) -> TrainingConfig:
     return config.training.model_copy(update=new)
 
 
+def taught_until(bundle: Bundle) -> int | None:
+    """Up to when `fit` was taught, microseconds since 1970, as the manifest says; None if it does not."""
+    text = bundle.manifest.training.get("taught_until")
+    return None if text is None else round(datetime.fromisoformat(str(text)).timestamp() * 1e6)
+
+
+def newest_event(dataset: Dataset) -> str | None:
+    """ISO 8601: what a bundle that is fitted now is taught up to.
+
+    Not after the present: one event from a clock that is ahead must not make those that come in before it look old.
+    """
+    text = dataset.info.get("last_event")
+    if text is None or not dataset.has_real_times:
+        return None
+    return min(datetime.fromisoformat(text), datetime.now(UTC)).isoformat()
+
+
 def _since(bundle: Bundle, given: str | None) -> int:
-    dataset = bundle.manifest.training.get("dataset")
-    text = given or (dataset.get("last_event") if isinstance(dataset, dict) else None)
-    if text is None:
-        raise ConfigError(f"{bundle.path}: does not say up to when it was trained; give --new-since TIME, or {AFRESH}")
+    if given is None:
+        since = taught_until(bundle)
+        if since is None:
+            raise ConfigError(f"{bundle.path}: does not say up to when it was trained; give --new-since TIME, or {AFRESH}")
+        return since
     try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        raise ConfigError(f"--new-since {text}: write a time such as 2026-11-26T00:00:00Z") from None
-    if moment.tzinfo is None:
-        raise ConfigError(f"--new-since {text}: has no zone; write a time such as 2026-11-26T00:00:00Z")
+        moment = datetime.fromisoformat(given)
+        if moment.tzinfo is None:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"--new-since {given}: write a time with its zone, such as 2026-11-26T00:00:00Z") from None
     return round(moment.timestamp() * 1e6)
 
 

@@ -38,7 +38,7 @@ def split_to_test(bundle: Bundle, asked: str | None, progress: Progress) -> Spli
     Raises DatasetError where another one is asked for, whose test the weights may have seen, or where nothing was held
     out.
     """
-    trained = _trained_with(bundle.manifest.training)
+    trained = trained_with(bundle.manifest.training)
     if trained is None:
         progress.say("warning: the bundle does not say what it was trained on; it may have seen held-out items")
         return SplitConfig.model_validate({"kind": asked or "leave-one-out"})
@@ -84,7 +84,7 @@ def check_cold(exam: Exam, bundle: Bundle) -> None:
         )
 
 
-def _trained_with(training: dict[str, Any]) -> SplitConfig | None:
+def trained_with(training: dict[str, Any]) -> SplitConfig | None:
     """None if the manifest has no word of it. Moments are the fit's own: shares of other events would be others."""
     account, config = training.get("split"), training.get("config")
     if isinstance(account, str) and account.startswith("leave-one-out"):  # bundles of before there were other splits

@@ -1,0 +1,206 @@
+"""export -> screen -> import -> fit -> evaluate -> load -> promote, each step once, whatever fails between."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from index.bundle import BundleError, read_bundle
+from index.bundle.manifest import read_manifest
+from training.config import load_config
+from training.dataset import read_dataset
+from training.distributed import join
+from training.drift import drift_lines
+from training.errors import ConfigError, RefreshError, TrainingError
+from training.fit import Running, fit
+from training.importers.flow import import_tables
+from training.progress import Progress
+from training.refresh.commands import Journal, Server
+from training.refresh.gate import Requirement, compare, unmet
+from training.refresh.record import Record
+from training.warm_start import read_start, settings_of
+
+Given = dict[str, Any]  # what a step gives: JSON, kept in the record
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a refresh was asked for."""
+
+    out: Path
+    work: Path
+    bundle: Path | None  # None: the live release's, as the first server sees it
+    journal: Journal | None  # None: `events` are not screened
+    events: Path | None  # None: exported from the journal
+    items: Path | None  # None: exported with the events, else the current bundle's
+    servers: tuple[Server, ...]  # none: the new bundle is only written
+    path_on_server: str | None  # None: `out`, as it is here
+    promote: bool
+    requirements: list[Requirement]
+    config: Path | None
+    overrides: list[str]
+
+    def asked(self, current: str) -> dict[str, str]:
+        """What tells this refresh from another one; how and where it is loaded may change between two attempts."""
+        names = ("out", "journal", "events", "items", "config", "overrides")
+        return {"current": current, **{name: str(getattr(self, name)) for name in names}}
+
+
+def refresh(plan: Plan, say: Callable[[str], None], progress: Progress) -> dict[str, Any]:
+    """Runs what has not been done yet and returns the report: seconds and results by step.
+
+    Raises RefreshError naming the step; then the live release is as it was, and the same command goes on from there.
+    """
+    return _Refresh(plan, say, progress).run()
+
+
+class _Refresh:
+    def __init__(self, plan: Plan, say: Callable[[str], None], progress: Progress) -> None:
+        self.plan, self.say, self.progress = plan, say, progress
+        self.current = plan.servers[0].live_bundle() if plan.bundle is None else plan.bundle
+        current = read_manifest(self.current)[1]
+        if plan.out.resolve() == self.current.resolve():
+            raise ConfigError(f"{plan.out}: is the current bundle, which must stay for a rollback; give another --out")
+        self.record = Record.read(plan.work, plan.asked(current))
+        if plan.out.exists() and not _is_release(plan.out, self.record.done.get("fit", {}).get("release_id")):
+            raise ConfigError(f"{plan.out}: exists, and a server may need it; give another --out")
+        self.record.prepare()
+        self.report: dict[str, Any] = {"current": current, "steps": {}}
+
+    def run(self) -> dict[str, Any]:
+        self._collect()
+        self._learn()
+        self._pass_the_gate()
+        self._make_live()
+        self.record.remove()
+        return self.report
+
+    def _collect(self) -> None:
+        """Events and items into a data set."""
+        is_of_now = self.plan.events is None and self._step("export", self._export)
+        if not is_of_now and self.plan.journal is not None:
+            self._step("screen", self._screen, again=True)
+        if self.record.done.get("import", {}).get("events") != _fingerprint(self._events):
+            self.record.forget("import", "fit", "evaluate")
+        self._step("import", self._import)
+
+    def _learn(self) -> None:
+        """The new bundle at `out`."""
+        made = self.record.done.get("fit", {}).get("release_id")
+        if made is not None and not _is_release(self.plan.out, made):
+            self.record.forget("fit", "evaluate")
+        self._step("fit", self._fit)
+        self.report["new"] = self.record.done["fit"]["release_id"]
+        self.report["drift"] = self.record.done["fit"]["drift"]
+
+    def _pass_the_gate(self) -> None:
+        self._step("evaluate", self._evaluate)
+        self.report["evaluation"] = self.record.done["evaluate"]["figures"]
+        missed = unmet(self.plan.requirements, self.report["evaluation"]["new"], self.report["evaluation"]["current"])
+        if missed:
+            raise RefreshError(f"evaluate: {self.plan.out} is not promoted: {'; '.join(missed)}; the live release is as it was")
+
+    def _make_live(self) -> None:
+        """Loads on all servers before any of them promotes, so that both releases answer side by side only shortly."""
+        for server in self.plan.servers:
+            self._step("load", partial(self._load, server), again=True)
+        for server in self.plan.servers if self.plan.promote else ():
+            self._step("promote", partial(self._promote, server), again=True)
+
+    def _step(self, name: str, run: Callable[[], Given], *, again: bool = False) -> bool:
+        """Runs a step and says what came of it; False if it was done before."""
+        if again:
+            self.record.forget(name)
+        try:
+            given, ran = self.record.step(name, run)
+        except (TrainingError, BundleError) as error:
+            live = ", ".join(self.report.get("live", []))
+            state = f"the new release is live on {live} alone" if live else "the live release is as it was"
+            raise RefreshError(f"{name}: {error}; {state}, and the same command goes on here") from error
+        said = given["said"] if ran else ["was done before"]
+        self.say(f"{name:<9}{given['seconds']:>8.1f} s  {said[0]}")
+        for line in said[1:]:
+            self.say(f"{'':<21}{line}")
+        self.report["steps"][name] = given["seconds"]
+        return ran
+
+    @property
+    def _events(self) -> Path:
+        return self.plan.work / "events.parquet" if self.plan.events is None else self.plan.events
+
+    @property
+    def _items(self) -> Path:
+        if self.plan.items is not None:
+            return self.plan.items
+        exported = self.plan.work / "items.parquet"
+        return exported if self.plan.events is None else self.current / "items.parquet"
+
+    def _export(self) -> Given:
+        if self.plan.journal is None:
+            raise ConfigError("neither --journal nor --events: there is nothing to learn from")
+        for path in (self._events, self.plan.work / "items.parquet"):
+            path.unlink(missing_ok=True)  # of an attempt that was killed
+        return _said(self.plan.journal.export(self._events, self._items if self.plan.items is None else None))
+
+    def _screen(self) -> Given:
+        if self.plan.journal is None:
+            raise ConfigError("--events without --journal: nobody can be screened out")
+        return _said(self.plan.journal.screen(self._events))
+
+    def _import(self) -> Given:
+        summary = import_tables(self.plan.work / "data", "parquet", [self._events], self._items, [])
+        return {"events": _fingerprint(self._events), **_said(summary)}
+
+    def _fit(self) -> Given:
+        start = read_start(self.current)
+        config = load_config(self.plan.config, self.plan.overrides, inherited=settings_of(start.bundle))
+        if config.training.threads:
+            torch.set_num_threads(config.training.threads)
+        with join(config.training.device) as ranks:
+            done = fit(self.plan.work / "data", self.plan.out, config, self.progress, start, running=Running(ranks))
+        said = [f"{self.plan.out}: release {done.release_id}", *drift_lines(done.drift or {})]
+        return {"release_id": done.release_id, "drift": done.drift, "said": said}
+
+    def _evaluate(self) -> Given:
+        dataset = read_dataset(self.plan.work / "data")
+        compared = compare(dataset, read_bundle(self.plan.out), read_bundle(self.current), self.progress)
+        return {"figures": compared.as_json(), "said": compared.lines()}
+
+    def _load(self, server: Server) -> Given:
+        loaded = server.load(self.plan.path_on_server or str(self.plan.out.resolve()))
+        if loaded != self.report["new"]:
+            raise RefreshError(f"{server.target} loaded release {loaded}, not {self.report['new']}; look at --path-on-server")
+        return {"said": [f"{server.target} holds release {loaded}"]}
+
+    def _promote(self, server: Server) -> Given:
+        before = server.promote(self.report["new"])
+        self.report.setdefault("live", []).append(server.target)
+        return {"said": [f"release {self.report['new']} is live on {server.target}, after {before or 'none'}"]}
+
+
+def _said(text: str) -> Given:
+    return {"said": [line.rstrip() for line in text.splitlines() if line.strip()]}
+
+
+def _is_release(path: Path, release_id: str | None) -> bool:
+    try:
+        return read_manifest(path)[1] == release_id
+    except BundleError:
+        return False
+
+
+def _fingerprint(events: Path) -> str:
+    """The same for the same events: how many there are, and of an export also when and of which journal."""
+    try:
+        with pq.ParquetFile(events) as file:
+            said = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
+            return f"{file.metadata.num_rows}:{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]}"
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{events}: not readable as parquet ({str(error).splitlines()[0]}); give an export") from error
