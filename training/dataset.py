@@ -35,7 +35,7 @@ EVENT_SCHEMA = pa.schema(
 WATERMARK = b"towerbridge.journal"  # metadata of a parquet file: "epoch:position"
 ITEM_FIELDS = {"item_id": pa.string(), "text": pa.string(), "categories": pa.list_(pa.string())}
 EVENTS_AT_ONCE = 1 << 18
-READ_BUFFER_BYTES = 1 << 20  # without it a whole column of a row group is read at once
+READ_BUFFER_BYTES = 1 << 20  # of a column; without it, and with pre_buffer, what was read of a file would pile up
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class EventFile:
 
     def batches(self, *columns: str) -> Iterator[pa.Table]:
         """The events in order, some 260,000 at a time, none of them empty; all columns, or those named."""
-        with pq.ParquetFile(self.path, buffer_size=READ_BUFFER_BYTES) as file:
+        with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=READ_BUFFER_BYTES) as file:
             for batch in file.iter_batches(EVENTS_AT_ONCE, columns=list(columns) or None):
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch])

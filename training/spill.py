@@ -31,7 +31,7 @@ class ArrayBuilder(Generic[Kind]):
         self._bytes += values.nbytes
         self._parts.append(values)
         if self._file is None and self._bytes > IN_MEMORY_BYTES:
-            self._file = tempfile.TemporaryFile(dir=spill_directory())  # noqa: SIM115 - closed in finish
+            self._file = tempfile.TemporaryFile(dir=spill_directory())  # noqa: SIM115 - closed with the builder
         if self._file is not None:
             for held in self._parts:
                 self._file.write(held.view(np.uint8).data)
@@ -41,9 +41,12 @@ class ArrayBuilder(Generic[Kind]):
         """(total,) array; nothing can be appended afterwards."""
         if self._file is None:
             return np.concatenate([np.empty(0, self.dtype), *self._parts])
-        with self._file as file:
-            file.flush()
-            return np.frombuffer(mmap.mmap(file.fileno(), self._bytes), dtype=self.dtype)
+        self._file.flush()
+        return np.frombuffer(mmap.mmap(self._file.fileno(), self._bytes), dtype=self.dtype)
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()  # a mapping keeps what it maps
 
 
 def spill_directory() -> str | None:

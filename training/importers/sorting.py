@@ -1,5 +1,6 @@
 """Sorting more events than fit into memory: DuckDB sorts them, and what does not fit lies on disk meanwhile."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +17,7 @@ from training.importers.events import NUMBERED_SCHEMA
 from training.importers.rejects import Marks, Rejects
 
 DEFAULT_SORT_MIB, LEAST_SORT_MIB = 1024, 64
+THREAD_MIB = 256  # every thread that merges holds a block of each sorted part, so that many with little memory fail
 ROWS_AT_ONCE = 1 << 18
 TIMES = NUMBERED_SCHEMA.field("occurred_at").type
 STAGED_SCHEMA = NUMBERED_SCHEMA.set(3, pa.field("occurred_at", pa.int64()))  # DuckDB would bring time zones into it
@@ -24,7 +26,8 @@ STAGED_SCHEMA = NUMBERED_SCHEMA.set(3, pa.field("occurred_at", pa.int64()))  # D
 class EventSorter:
     """Takes events in any order and gives them by (user_id, occurred_at, row in the source). User ids go by their bytes.
 
-    `folder` is a directory of the import's own; `memory_mib` bounds what the sort itself holds.
+    `folder` is a directory of the import's own; `memory_mib` bounds what the sort itself holds. How much can be sorted with
+    it grows with its square.
     """
 
     def __init__(self, folder: Path, memory_mib: int) -> None:
@@ -50,10 +53,12 @@ class EventSorter:
             settings: dict[str, str | bool | int | float | list[str]] = {
                 "memory_limit": f"{self._memory_mib}MiB",
                 "temp_directory": str(self._folder / "spill"),
+                "threads": max(1, min(self._memory_mib // THREAD_MIB, os.cpu_count() or 1)),
                 "autoinstall_known_extensions": "false",
                 "autoload_known_extensions": "false",
             }
             with duckdb.connect(config=settings) as database:
+                database.execute("SET enable_progress_bar = false")
                 staged = database.read_parquet(str(self._staged))
                 for batch in staged.order("user_id, occurred_at, row").to_arrow_reader(ROWS_AT_ONCE):
                     yield pa.Table.from_batches([batch]).cast(NUMBERED_SCHEMA)

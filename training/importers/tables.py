@@ -19,7 +19,7 @@ from training.importers.rejects import Rejects
 Raw = tuple[pa.Table, npt.NDArray[np.int64]]  # rows as they are; (n,) int64 row numbers, 1 = first after a header
 ROWS_AT_ONCE = 1 << 18
 BLOCK_BYTES = 1 << 23  # of CSV; a row must fit into it
-READ_BUFFER_BYTES = 1 << 20  # of a column of parquet; without it a whole column of a row group is read at once
+READ_BUFFER_BYTES = 1 << 20  # of a column; without it, and with pre_buffer, what was read of a file would pile up
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TableFile:
 
     def _read_parquet(self, columns: list[str], table: str, rows_before: int, rejects: Rejects | None) -> Iterator[Raw]:
         done = rows_before
-        with pq.ParquetFile(self.path, buffer_size=READ_BUFFER_BYTES) as file:
+        with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=READ_BUFFER_BYTES) as file:
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
                 yield pa.Table.from_batches([batch]), np.arange(done + 1, done + 1 + batch.num_rows)
                 done += batch.num_rows
