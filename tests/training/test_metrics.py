@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.baselines import MeanPooling, NeighbourKnn, Popularity, transitions
+from training.baselines import CategoryKnn, MeanPooling, NeighbourKnn, Popularity, TextKnn, co_occurrences, transitions
 from training.interactions import Interactions
-from training.metrics import summarise, tally
+from training.metrics import coverage, gini, per_user, shown, summarise, tally
 from training.ranking import Questions
 from training.windows import Batch
 
@@ -74,3 +74,73 @@ def test_popularity_is_the_same_for_everyone_and_mean_pooling_follows_the_histor
     assert Popularity(np.array([3.0, 1.0]))(questions([1])).tolist() == [[3.0, 1.0]]
     items = np.eye(3, dtype=np.float32)
     assert MeanPooling(items)(questions([1, 1, 2])).tolist() == [[0.0, 2.0, 1.0]]
+
+
+def test_figures_of_tied_targets_are_means_over_all_orders() -> None:
+    random = np.random.default_rng(0)
+    scores = torch.from_numpy(random.integers(0, 4, (200, 130)).astype(np.float32))
+    target = torch.from_numpy(random.integers(0, 130, 200))
+    seen = torch.from_numpy(random.integers(-1, 130, (200, 12)))
+    counts = tally(scores, target, seen)
+    for kind in ("filtered", "unfiltered"):
+        figures = per_user(counts[kind])
+        for row in range(200):
+            own = int(target[row])
+            rivals = set(range(130)) - {own} - (set(seen[row].tolist()) if kind == "filtered" else set())
+            above = sum(bool(scores[row, item] > scores[row, own]) for item in rivals)
+            level = sum(bool(scores[row, item] == scores[row, own]) for item in rivals)
+            ranks = range(above + 1, above + level + 2)
+            wanted = {f"R@{k}": [rank <= k for rank in ranks] for k in (5, 10, 50, 100)}
+            wanted |= {f"N@{k}": [(rank <= k) / math.log2(rank + 1) for rank in ranks] for k in (5, 10, 50, 100)}
+            wanted["MRR"] = [1 / rank for rank in ranks]
+            assert set(figures) == set(wanted)
+            for name, values in wanted.items():
+                assert figures[name][row] == pytest.approx(sum(values) / len(values))
+
+
+def test_a_missed_target_has_no_reciprocal_rank_either() -> None:
+    figures = per_user(tally(torch.zeros(1, 3), torch.tensor([-1]), torch.tensor([[0]]))["filtered"])
+    assert all(values.tolist() == [0.0] for values in figures.values())
+
+
+def test_what_is_shown_are_the_best_unseen_items_that_the_model_has_an_opinion_on() -> None:
+    scores = torch.tensor([[5.0, 4.0, 3.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
+    seen = torch.tensor([[0, -1], [1, -1], [4, 4]])
+    before = scores.clone()
+    assert sorted(shown(scores, seen, 2).tolist()) == [1, 2, 2, 3]
+    assert torch.equal(scores, before)
+    assert sorted(shown(scores[:1], seen[:1], 10).tolist()) == [1, 2]
+
+
+def test_coverage_and_gini_equal_hand_computed_examples() -> None:
+    assert coverage(np.array([3, 0, 1, 0])) == 0.5
+    assert gini(np.array([2, 2, 2])) == pytest.approx(0.0)
+    assert gini(np.array([0, 0, 0, 8])) == pytest.approx(3 / 4)  # 1 - 1 / N where one item has all
+    assert gini(np.array([1, 3])) == pytest.approx(0.25)  # (-1 · 1 + 1 · 3) / (2 · 4)
+    assert math.isnan(gini(np.array([0, 0])))
+
+
+def test_item_to_item_lookup_equals_a_hand_computed_example() -> None:
+    # users {0, 1, 2}, {0, 1}, {1, 3}; 0 with 1: twice; 1 is in three histories
+    data = interactions([0, 1, 0, 2], [0, 1], [1, 3])
+    knn = NeighbourKnn(co_occurrences(data, np.ones(8, dtype=np.bool_)))
+    assert knn(questions([0])).numpy()[0] == pytest.approx([0, 2 / math.sqrt(2 * 3), 1 / math.sqrt(2 * 1), 0])
+    from_one = np.array([2 / math.sqrt(6), 0, 1 / math.sqrt(3), 1 / math.sqrt(3)])
+    from_zero = np.array([0, 2 / math.sqrt(6), 1 / math.sqrt(2), 0])
+    assert knn(questions([0, 1])).numpy()[0] == pytest.approx(from_one + 0.5 * from_zero)
+
+
+def test_tables_of_counts_know_nothing_of_what_comes_after_the_past() -> None:
+    data = interactions([0, 1, 2], [0, 1, 3])
+    past = np.array([True, True, False, True, True, False])
+    assert NeighbourKnn(transitions(data, past))(questions([1])).tolist() == [[0.0, 0.0, 0.0, 0.0]]
+    assert NeighbourKnn(co_occurrences(data, past))(questions([1])).tolist() == [[1.0, 0.0, 0.0, 0.0]]
+
+
+def test_content_knn_ranks_by_cosine_to_the_history() -> None:
+    text = np.array([[2, 0], [0, 3], [1, 1], [0, 0]], dtype=np.float32)
+    half = math.sqrt(0.5)
+    assert TextKnn(text)(questions([0, 1])).numpy()[0] == pytest.approx([1, 1, 2 * half, 0])
+    codes = np.array([[1, 0], [2, 0], [1, 2], [0, 0]])
+    assert CategoryKnn(codes, 2)(questions([0, 1])).numpy()[0] == pytest.approx([1, 1, 2 * half, 0])
+    assert CategoryKnn(codes, 2)(questions([2])).numpy()[0] == pytest.approx([half, half, 1, 0])

@@ -10,7 +10,7 @@ import torch
 from training.config import SplitConfig
 from training.errors import ConfigError, DatasetError
 from training.interactions import Interactions, load_interactions, next_new_item
-from training.split import Split, make_split
+from training.split import Split, cold_targets, make_split, without_items
 from training.windows import cut, gather, training_batches
 
 
@@ -222,3 +222,18 @@ def test_training_windows_never_reach_past_the_training_part() -> None:
             marked, split.train_end, target, length=6, positions=30, generator=np.random.default_rng(0)
         ):
             assert int(batch.item.max()) < 999 and int(batch.target.max()) < 999
+
+
+def test_cold_targets_come_after_all_that_was_trained_on_and_after_the_tests_moment() -> None:
+    # 9 and 8 are cold. First user: 1 2 3 4 without them; validation 3, test 4, trained on 1 and 2
+    data = interactions([1, 9, 2, 8, 3, 4, 9], [1, 2, 3, 9, 8], [9, 1, 2, 3], [9], [5, 9])
+    cold = np.isin(np.arange(20), [8, 9])
+    warm = without_items(data, cold)
+    split = replace(leave_one_out(warm), cold=cold)
+    row, end = cold_targets(data, split)
+    # 8 in the first history lies after the training; the second 9 is not new. The third's 9 has no history before it
+    assert row.tolist() == [3, 11, -1, -1, 18]
+    assert (end - warm.offsets[:-1])[[0, 1, 4]].tolist() == [2, 3, 1]
+    later = temporal(warm, "1970-01-01T00:00:02Z", "1970-01-01T00:00:04Z")
+    row, end = cold_targets(data, replace(later, cold=cold))
+    assert row.tolist() == [-1, 11, -1, -1, -1]  # only what came from second 4 on: 9 is not new, 8 is

@@ -64,6 +64,7 @@ def _bars(axes: Any, names: list[str], means: list[float], bounds: list[list[flo
     axes.barh(range(len(names)), means, xerr=[below, above], color="tab:blue", ecolor="black", capsize=3)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
+    axes.figure.set_figheight(max(3.5, 0.3 * len(names) + 1))
     axes.grid(axis="x", alpha=0.3)
 
 
