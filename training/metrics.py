@@ -109,7 +109,7 @@ def coverage(exposure: npt.NDArray[np.int64]) -> float:
 def gini(exposure: npt.NDArray[np.int64]) -> float:
     """Gini coefficient of exposure (N,) int64: 0 = all items alike, near 1 = one item has all; nan where nothing is shown.
 
-    G = sum_i (2 i - N - 1) x_i / (N sum_i x_i), x ascending, i from 1 (Dixon et al. 1987, doi:10.2307/1939238).
+    G = sum_i (2 i - N - 1) x_i / (N sum_i x_i), x ascending, i from 1 (Dixon et al. 1987).
     """
     ordered, count = np.sort(exposure).astype(np.float64), len(exposure)
     if not ordered.sum():

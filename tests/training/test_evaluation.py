@@ -1,6 +1,7 @@
 """The test of a bundle: what held-out data can reach, who is refused, and what is printed and written."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +13,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from index.bundle import Bundle, read_bundle
+from tests.tiny import write_tiny_encoder
 from tests.training.conftest import SMALL
 from training.cli import main
 from training.config import SplitConfig
 from training.dataset import read_dataset
 from training.errors import DatasetError
 from training.evaluation.exam import Exam, set_exam
+from training.evaluation.models import cold_scorers
 from training.evaluation.trained_on import check_cold, check_split, split_to_test
 from training.interactions import load_interactions
 from training.progress import Progress
+from training.ranking import ask
 from training.split import make_split
 
+DOCS = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 QUIET = Progress(quiet=True)
 HELD_OUT = ["--set", "split.kind=temporal", "split.cold_items=0.2", "split.validation_from=0.58", "split.test_from=0.582"]
 HELD_OUT += ["training.epochs=1"]  # which epoch is the best one may depend on validation, its weights may not
@@ -270,3 +275,27 @@ def test_another_split_of_the_same_events_and_other_cold_items_are_refused(
         check_cold(exam, replace(bundle, item_residuals=bundle.item_residuals + 1))
     assert main(["evaluate", "--data", str(planted), "--bundle", str(fitted), "--cold", "--quiet"]) == 2
     assert "was trained without cold items" in capsys.readouterr().err
+
+
+def test_text_knn_stands_beside_where_the_bundle_has_an_encoder(held: Bundle, exam: Exam, tmp_path: Path) -> None:
+    bundle = replace(held, text_encoder=write_tiny_encoder(tmp_path / "encoder"))
+    models = cold_scorers(exam, bundle, QUIET)
+    assert set(models) == {"towerbridge", "popularity", "random", "text-knn", "category-knn"}
+    questions = next(ask(exam.data, exam.cold.starts, exam.cold.ends, exam.cold.target, history_length=8))
+    scores = models["text-knn"](questions)
+    assert scores.shape == (len(questions.place), 60) and bool(scores.isfinite().all())
+    assert questions.history.length[0] == 1  # then the nearest is that item itself
+    assert float(scores[0].max()) == pytest.approx(float(scores[0, questions.history.item[0, 0]]))
+
+
+def test_every_option_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    options = set(re.findall(r"--[a-z]+", capsys.readouterr().out)) - {"--help", "--data", "--bundle", "--set"}
+    assert len(options) > 5 and all(f"`{option}" in DOCS for option in options)
+
+
+def test_the_result_has_the_documented_fields(planted: Path, fitted: Path, tmp_path: Path) -> None:
+    rows = DOCS[DOCS.index("## The result as JSON") : DOCS.index("## Model card")]
+    documented = set(re.findall(r"`([a-z_]+)`", "\n".join(line.split("|")[1] for line in rows.splitlines() if "|" in line)))
+    assert set(evaluate(planted, fitted, tmp_path)) == documented - {"groups", "cold"}
