@@ -2,10 +2,15 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.errors import ConfigError
 from training.progress import Progress
+
+if TYPE_CHECKING:
+    from training.refresh.flow import Plan
 
 EPILOG = """example, every night beside a server whose data directory is state and whose bundles lie in bundles:
   python -m training refresh --journal state --out bundles/2026-11-27 --target 127.0.0.1:50051
@@ -58,11 +63,13 @@ def run_refresh(parsed: argparse.Namespace) -> None:
         parsed.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def _plan(parsed: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _plan(parsed: argparse.Namespace) -> "Plan":
     from training.refresh.commands import Journal, Server
     from training.refresh.flow import Plan
     from training.refresh.gate import parse_requirement
 
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("refresh trains in one process, not with torchrun; run its steps one by one (docs/retraining.md)")
     if parsed.journal is None and parsed.events is None:
         raise ConfigError("give --journal DIR, the server's data directory, or --events FILE, an export of it")
     if parsed.bundle is None and not parsed.target:
