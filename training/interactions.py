@@ -46,6 +46,7 @@ class Interactions:
 class Piece:
     """The events of some consecutive users."""
 
+    users: slice
     rows: slice  # of the events
     user: IntArray  # (n,) int64, the user's number of each of them
 
@@ -57,7 +58,8 @@ def pieces(offsets: IntArray) -> Iterator[Piece]:
         last = int(np.searchsorted(offsets, offsets[first] + EVENTS_AT_ONCE, side="right")) - 1
         last = min(max(last, first + 1), users)
         size = np.diff(offsets[first : last + 1])
-        yield Piece(slice(int(offsets[first]), int(offsets[last])), np.repeat(np.arange(first, last), size))
+        rows = slice(int(offsets[first]), int(offsets[last]))
+        yield Piece(slice(first, last), rows, np.repeat(np.arange(first, last), size))
         first = last
 
 

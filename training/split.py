@@ -5,6 +5,7 @@ history would be trivial. Weights, residuals and `popularity` see only the event
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,8 @@ import numpy.typing as npt
 
 from training.config import SplitConfig
 from training.errors import ConfigError
-from training.interactions import IntArray, Interactions, first_interactions
+from training.interactions import IntArray, Interactions, first_interactions, pieces
+from training.spill import ArrayBuilder
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -34,8 +36,12 @@ class Split:
 
     def counts(self) -> npt.NDArray[np.float64]:
         """(N,) float64: training events of each item; what the bundle calls popularity. A cold item has 0."""
-        trained = (np.arange(len(self.data.item)) < self.train_end[self.data.user]) & (self.data.item >= 0)
-        return np.bincount(self.data.item[trained], minlength=self.data.items).astype(np.float64)
+        counts = np.zeros(self.data.items)
+        for part in pieces(self.data.offsets):
+            item = self.data.item[part.rows]
+            trained = np.arange(part.rows.start, part.rows.stop) < self.train_end[part.user]
+            counts += np.bincount(item[trained & (item >= 0)], minlength=self.data.items)
+        return counts
 
     def describe(self) -> dict[str, Any]:
         """The manifest's account of the split: two splits with the same account hold out the same, on the same events."""
@@ -61,17 +67,28 @@ def make_split(data: Interactions, config: SplitConfig, *, real_times: bool = Tr
     if config.kind == "temporal":
         if not real_times:
             raise ConfigError("split.kind: temporal, but this data has only an order and no times; use leave-one-out")
-        return _temporal(warm, cold, *_times(data, config))
-    return _all(warm, cold, config) if config.kind == "all" else _leave_one_out(warm, cold)
+        moments = _moments(data, config)
+        return Split("temporal", warm, *_by_user(warm, lambda part: _temporal(part, *moments)), cold, *moments)
+    if config.kind == "all":
+        return _all(warm, cold, config)
+    return Split("leave-one-out", warm, *_by_user(warm, _leave_one_out), cold)
 
 
 def without_items(data: Interactions, gone: BoolArray) -> Interactions:
     """The same users without the events of the items that `gone` (N,) bool marks; a user may be left with none."""
     if not gone.any():
         return data
-    kept = ~np.append(gone, False)[data.item]  # row -1, unknown, is the appended one
-    before = np.append(0, np.cumsum(kept))  # kept events before each row
-    return replace(data, item=data.item[kept], kind=data.kind[kept], time_us=data.time_us[kept], offsets=before[data.offsets])
+    columns = (data.item, data.kind, data.time_us)
+    built = [ArrayBuilder(np.int64) for _ in columns]
+    sizes = []
+    for part in pieces(data.offsets):
+        kept = ~np.append(gone, False)[data.item[part.rows]]  # row -1, unknown, is the appended one
+        for column, builder in zip(columns, built, strict=True):
+            builder.append(column[part.rows][kept])
+        sizes.append(np.bincount(part.user[kept] - part.users.start, minlength=part.users.stop - part.users.start))
+    item, kind, time_us = (builder.finish() for builder in built)
+    offsets = np.append(0, np.cumsum(np.concatenate(sizes)))
+    return replace(data, item=item, kind=kind, time_us=time_us, offsets=offsets)
 
 
 def cold_targets(data: Interactions, split: Split) -> tuple[IntArray, IntArray]:
@@ -93,7 +110,23 @@ def cold_targets(data: Interactions, split: Split) -> tuple[IntArray, IntArray]:
     return found, before[np.maximum(found, 0)]
 
 
-def _leave_one_out(data: Interactions, cold: BoolArray) -> Split:
+HeldOut = tuple[IntArray, IntArray, IntArray]  # (U,) train_end, validation, test: see Split
+
+
+def _by_user(data: Interactions, rule: Callable[[Interactions], HeldOut]) -> HeldOut:
+    """`rule` on some users after others, since the events may be more than fit into memory; its rows count from 0."""
+    found: list[HeldOut] = []
+    for part in pieces(data.offsets):
+        first = part.rows.start
+        offsets = data.offsets[part.users.start : part.users.stop + 1] - first
+        item, kind, time_us = (column[part.rows] for column in (data.item, data.kind, data.time_us))
+        end, validation, test = rule(replace(data, item=item, kind=kind, time_us=time_us, offsets=offsets))
+        found.append((end + first, *(np.where(rows >= 0, rows + first, -1) for rows in (validation, test))))
+    end, validation, test = (np.concatenate(rows) for rows in zip(*found, strict=True))
+    return end, validation, test
+
+
+def _leave_one_out(data: Interactions) -> HeldOut:
     """Each user's last item is the test target, the second last the validation target.
 
     What follows the test target is dropped, what lies between the two targets serves as history for the test only. A
@@ -101,12 +134,11 @@ def _leave_one_out(data: Interactions, cold: BoolArray) -> Split:
     """
     rows, ends, counts = _new_items(data)
     evaluated = counts >= 3
-    test = np.where(evaluated, _at(rows, ends - 1), -1)
     validation = np.where(evaluated, _at(rows, ends - 2), -1)
-    return Split("leave-one-out", data, np.where(evaluated, validation, data.offsets[1:]), validation, test, cold)
+    return np.where(evaluated, validation, data.offsets[1:]), validation, np.where(evaluated, _at(rows, ends - 1), -1)
 
 
-def _temporal(data: Interactions, cold: BoolArray, validation_from_us: int, test_from_us: int) -> Split:
+def _temporal(data: Interactions, validation_from_us: int, test_from_us: int) -> HeldOut:
     """Trains on what was before one moment; targets are each user's first new item after it, and after a later one.
 
     A target has at least one event of its user before it, since without a history there is no vector to ask with.
@@ -114,48 +146,60 @@ def _temporal(data: Interactions, cold: BoolArray, validation_from_us: int, test
     user = data.user
     new = first_interactions(data)
     new[data.offsets[:-1][np.diff(data.offsets) > 0]] = False  # nothing before it
-    training = data.time_us < validation_from_us
+    training, late = data.time_us < validation_from_us, data.time_us >= test_from_us
     train_end = data.offsets[:-1] + np.bincount(user[training], minlength=data.users)
-    late = data.time_us >= test_from_us
     validation = _first_row(new & ~training & ~late, user, data.users)
-    test = _first_row(new & late, user, data.users)
-    return Split("temporal", data, train_end, validation, test, cold, validation_from_us, test_from_us)
+    return train_end, validation, _first_row(new & late, user, data.users)
+
+
+def _last_new(data: Interactions) -> HeldOut:
+    """As validation target each user's last item, if there is another one before it."""
+    rows, ends, counts = _new_items(data)
+    return data.offsets[1:], np.where(counts >= 2, _at(rows, ends - 1), -1), np.full(data.users, -1, dtype=np.int64)
 
 
 def _all(data: Interactions, cold: BoolArray, config: SplitConfig) -> Split:
     """Everything is trained on, save the last new item, and what follows it, of a seeded few, for early stopping."""
-    rows, ends, counts = _new_items(data)
-    able = np.flatnonzero(counts >= 2)
+    end, validation, none = _by_user(data, _last_new)
     chosen = np.zeros(data.users, dtype=np.bool_)
-    chosen[_draw(able, config.validation_users, config.seed)] = True
-    validation = np.where(chosen, _at(rows, ends - 1), -1)
-    none = np.full(data.users, -1, dtype=np.int64)
-    return Split("all", data, np.where(chosen, validation, data.offsets[1:]), validation, none, cold)
+    chosen[_draw(np.flatnonzero(validation >= 0), config.validation_users, config.seed)] = True
+    validation = np.where(chosen, validation, -1)
+    return Split("all", data, np.where(chosen, validation, end), validation, none, cold)
 
 
-def _times(data: Interactions, config: SplitConfig) -> tuple[int, int]:
+def _moments(data: Interactions, config: SplitConfig) -> tuple[int, int]:
     """The two moments in microseconds since 1970; shares are of all events, cold items' too."""
-    ordered = np.sort(data.time_us)
-    first, second = (_moment(ordered, value) for value in (config.validation_from, config.test_from))
-    if not ordered[0] < first < second <= ordered[-1]:
+    least, greatest = int(data.time_us.min()), int(data.time_us.max())
+    first, second = (_moment(data.time_us, value) for value in (config.validation_from, config.test_from))
+    if not least < first < second <= greatest:
         raise ConfigError(
             f"split.validation_from {_iso(first)} and split.test_from {_iso(second)}: must follow each other within "
-            f"the events' time, {_iso(int(ordered[0]))} to {_iso(int(ordered[-1]))}"
+            f"the events' time, {_iso(least)} to {_iso(greatest)}"
         )
     return first, second
 
 
-def _moment(ordered: IntArray, value: float | str) -> int:
+def _moment(time_us: IntArray, value: float | str) -> int:
+    """A time, or for a share s the time before which s of the events lie, found by bisection: no sorted copy."""
     if isinstance(value, str):
         return round(datetime.fromisoformat(value).timestamp() * 1e6)
-    return int(ordered[int(value * len(ordered))])
+    low, high, wanted = int(time_us.min()), int(time_us.max()), int(value * len(time_us))
+    while low < high:
+        middle = (low + high) // 2
+        if np.count_nonzero(time_us <= middle) > wanted:
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 def _cold_items(data: Interactions, config: SplitConfig) -> BoolArray:
     """(N,) bool: a seeded share of the items that have events."""
-    used = np.unique(data.item[data.item >= 0])
-    cold = np.zeros(data.items, dtype=np.bool_)
-    cold[_draw(used, config.cold_items, config.seed)] = True
+    used, cold = np.zeros(data.items + 1, dtype=np.bool_), np.zeros(data.items, dtype=np.bool_)
+    if config.cold_items:
+        for part in pieces(data.offsets):
+            used[data.item[part.rows]] = True  # row -1, unknown, is the last one
+        cold[_draw(np.flatnonzero(used[:-1]), config.cold_items, config.seed)] = True
     return cold
 
 

@@ -237,3 +237,19 @@ def test_cold_targets_come_after_all_that_was_trained_on_and_after_the_tests_mom
     later = temporal(warm, "1970-01-01T00:00:02Z", "1970-01-01T00:00:04Z")
     row, end = cold_targets(data, replace(later, cold=cold))
     assert row.tolist() == [-1, 11, -1, -1, -1]  # only what came from second 4 on: 9 is not new, 8 is
+
+
+@pytest.mark.parametrize("kind", ["leave-one-out", "temporal", "all"])
+def test_a_split_made_in_pieces_is_the_split_of_the_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(5)
+    data = interactions(*(random.integers(0, 30, random.integers(1, 15)).tolist() for _ in range(80)), items=30)
+    config = SplitConfig.model_validate({"kind": kind, "cold_items": 0.3, "validation_users": 0.3})
+    whole = make_split(data, config)
+    monkeypatch.setattr("training.interactions.EVENTS_AT_ONCE", 25)
+    parts = make_split(data, config)
+    assert whole.describe() == parts.describe()
+    for name in ("train_end", "validation", "test", "cold"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
+    np.testing.assert_array_equal(whole.counts(), parts.counts())
+    for name in ("item", "kind", "time_us", "offsets"):
+        np.testing.assert_array_equal(getattr(whole.data, name), getattr(parts.data, name))
