@@ -19,6 +19,14 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _switch(value: Any) -> Any:
+    """YAML reads a bare on and off as true and false."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
+
+
 class TowerConfig(_Section):
     """Sizes of the towers, which ship in the bundle."""
 
@@ -28,7 +36,7 @@ class TowerConfig(_Section):
     heads: int = Field(default=2, ge=1, le=16)
     hidden: int = Field(default=128, ge=4)
     category_slots: int = Field(default=16, ge=1, le=256)
-    time_features: Literal["auto", "on", "off"] = "auto"
+    time_features: Switch = "auto"
 
     @model_validator(mode="after")
     def _heads_share_dim(self) -> "TowerConfig":
@@ -93,7 +101,7 @@ class TrainingConfig(_Section):
     residual_dropout: float = Field(default=0.1, ge=0, lt=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Switch = "auto"
     checkpoint_minutes: float = Field(default=10.0, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**32)
     threads: int = Field(default=2, ge=0)

@@ -100,7 +100,7 @@ class Ranks:
         dist.all_gather(all_rows, rows)
         dist.all_gather(all_values, values)
         rows, values = (torch.cat([each[:n] for each, n in zip(all_, counts, strict=True)]) for all_ in (all_rows, all_values))
-        return torch.sparse_coo_tensor(rows[None], values, parameter.shape).coalesce()
+        return torch.sparse_coo_tensor(rows[None], values, parameter.shape, check_invariants=False).coalesce()
 
 
 def _dense_gradient(parameter: nn.Parameter) -> Tensor:

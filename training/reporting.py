@@ -25,7 +25,8 @@ class Board:
     def __init__(self, folder: Path | None, *, steps: int) -> None:
         """`steps` that were taken before, by a run that goes on here: what was written beyond them is hidden."""
         self._writer: Any = None
-        self._loss, self._positions, self._steps, self._began = 0.0, 0, 0, time.perf_counter()
+        self._loss, self._positions, self._steps, self._seconds = 0.0, 0, 0, 0.0
+        self._last = time.perf_counter()
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -36,12 +37,13 @@ class Board:
         if self._writer is None:
             return
         self._loss, self._positions, self._steps = self._loss + loss / max(own, 1), self._positions + positions, self._steps + 1
+        now = time.perf_counter()
+        self._seconds, self._last = self._seconds + now - self._last, now
         if self._steps == EVERY:
-            now = time.perf_counter()
             self._writer.add_scalar("training/loss", float(self._loss) / EVERY, number)
             self._writer.add_scalar("training/learning rate", rate, number)
-            self._writer.add_scalar("training/positions a second", self._positions / (now - self._began), number)
-            self._loss, self._positions, self._steps, self._began = 0.0, 0, 0, now
+            self._writer.add_scalar("training/positions a second", self._positions / self._seconds, number)
+            self._loss, self._positions, self._steps, self._seconds = 0.0, 0, 0, 0.0
 
     def epoch(self, number: int, record: dict[str, float], *, gate: float) -> None:
         """`number` of steps taken so far."""
@@ -52,7 +54,7 @@ class Board:
                 self._writer.add_scalar(f"{'epoch' if name == 'loss' else 'validation'}/{name}", value, number)
         self._writer.add_scalar("item tower/gate", gate, number)
         self._writer.flush()
-        self._loss, self._positions, self._steps, self._began = 0.0, 0, 0, time.perf_counter()
+        self._last = time.perf_counter()  # without the validation
 
     def close(self) -> None:
         if self._writer is not None:

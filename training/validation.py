@@ -11,7 +11,7 @@ from training.towers.pair import TowerPair
 
 
 def validate(
-    pair: TowerPair, split: Split, *, history_length: int, most_users: int, seed: int, ranks: Ranks
+    pair: TowerPair, split: Split, *, history_length: int, most_users: int, seed: int, ranks: Ranks | None = None
 ) -> dict[str, float]:
     """Filtered metrics over the validation targets; empty without any.
 
@@ -20,6 +20,7 @@ def validate(
     users = np.flatnonzero(split.validation >= 0)
     if len(users) > most_users:
         users = np.sort(np.random.default_rng(seed).choice(users, most_users, replace=False))
+    ranks = ranks or Ranks()
     mine = users[ranks.rank :: ranks.world]
     parts = ranks.gather((len(mine), _metrics(pair, split, mine, history_length, ranks.device) if len(mine) else {}))
     asked = [(count, metrics) for count, metrics in parts if count]

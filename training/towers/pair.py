@@ -16,6 +16,8 @@ from training.towers.item import ItemTower
 from training.towers.user import UserTower
 from training.windows import Batch
 
+AT_ONCE = 1 << 16  # items: what the tower makes on the way is C times as large as the vectors
+
 
 class TowerPair(nn.Module):
     """Item tower, user tower and residuals (N, D) over one catalogue."""
@@ -61,7 +63,8 @@ class TowerPair(nn.Module):
 
     def item_vectors(self) -> Tensor:
         """(N, D) float32 unit rows as served."""
-        return cast(Tensor, self.item(self.text, self.codes, self.residuals()))
+        parts = zip(*(torch.split(each, AT_ONCE) for each in (self.text, self.codes, self.residuals())), strict=True)
+        return torch.cat([self.item(*part) for part in parts])
 
     def loss(
         self, batch: Batch, *, temperature: float, residual_dropout: float, candidates: Candidates | None = None

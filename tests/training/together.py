@@ -1,0 +1,39 @@
+"""What test_distributed.py lets torchrun start: small trainings by several processes; each writes what it came to."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.training.test_trainer import QUIET, small_config, small_start
+from training.distributed import join
+from training.trainer import train
+
+KINDS = {"full": ["training.loss=full", "training.accumulate=2"], "sampled": ["training.loss=sampled", "training.negatives=12"]}
+
+
+def trained(data: Path, kind: str, **more: object) -> dict[str, object]:
+    """Without dropout, so that how the work is shared out makes no difference but for rounding."""
+    pair, split = small_start(data)
+    pair.user.dropout.p = pair.user.blocks[0].dropout.p = 0.0
+    config = small_config("training.residual_dropout=0", "training.epochs=3", *KINDS[kind])
+    history = train(pair, split.data, split, config, history_length=8, progress=QUIET, **more)  # type: ignore[arg-type]
+    with torch.inference_mode():
+        vectors = pair.item_vectors()
+    return {"losses": [row["loss"] for row in history.curve], "metrics": history.best, "vectors": vectors.tolist()}
+
+
+def main(data: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    with join("cpu") as ranks:
+        found: dict[str, object] = {kind: trained(data, kind, ranks=ranks) for kind in KINDS}
+        found["gathered"] = ranks.gather(ranks.rank * 10)
+        found["agreed"] = ranks.agree(ranks.first)
+        found["array"] = ranks.array_from_first(lambda: np.full((2, 3), 7.5 + ranks.rank, np.float32)).tolist()
+        (out / f"{ranks.rank}-of-{ranks.world}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
