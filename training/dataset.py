@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from training.distinct import Distinct
 from training.errors import DatasetError
 
 EVENT_SCHEMA = pa.schema(
@@ -53,11 +53,11 @@ class EventFile:
                     yield pa.Table.from_batches([batch])
 
     def unique(self, column: str) -> pa.Array:
-        """The different values of a column, in the order in which they come first."""
-        found = pa.array([], EVENT_SCHEMA.field(column).type)
+        """The different values of a column of strings, in the order in which they come first."""
+        found = Distinct()
         for batch in self.batches(column):
-            found = pc.unique(pa.chunked_array([found, *batch[column].chunks]))
-        return found
+            found.see(batch[column])
+        return found.finish()
 
     def __getitem__(self, column: str) -> pa.ChunkedArray:
         """One whole column in memory: for data that is known to be small."""

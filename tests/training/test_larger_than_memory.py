@@ -16,6 +16,7 @@ from tests.training.conftest import info
 from training import dataset, interactions, spill
 from training.cli import main
 from training.dataset import read_dataset
+from training.distinct import Distinct
 from training.errors import DatasetError
 from training.importers import sorting, tables
 from training.importers.events import NUMBERED_SCHEMA
@@ -206,6 +207,15 @@ def test_several_files_are_one_table_and_bad_rows_name_their_file(
     row = json.loads((tmp_path / "data" / "rejects.jsonl").read_text())
     assert (row["file"], row["row"], row["reason"]) == (str(two), 2, "user_id missing")
     assert f"events row 2 of {two}" in capsys.readouterr().out
+
+
+def test_different_values_of_a_column_come_in_the_order_of_their_first_rows() -> None:
+    random = np.random.default_rng(0)
+    values = [f"v{value}" for value in random.zipf(1.5, 500)]
+    found = Distinct()
+    for begin in range(0, 500, 9):
+        found.see(pa.chunked_array([values[begin : begin + 9]]))
+    assert found.finish().to_pylist() == list(dict.fromkeys(values))
 
 
 def test_a_directory_without_files_of_the_kind_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,3 +49,25 @@ def test_movielens_small_has_titles_genres_and_years(tmp_path: Path) -> None:
     assert (film["text"], film["title"], film["year"]) == ("Toy Story", "Toy Story", 1995)
     assert "Animation" in film["categories"]
     assert "(no genres listed)" not in {name for row in dataset.items["categories"].to_pylist() for name in row}
+
+
+def test_online_retail_has_the_published_counts_once_what_is_no_goods_and_duplicates_are_counted_in(tmp_path: Path) -> None:
+    source = need("online-retail") / "online_retail.csv.gz"
+    assert main(["import", "online-retail", str(source), "--out", str(tmp_path)]) == 0
+    found = info(tmp_path)
+    counts, rejected = found["counts"], found["rejected"]
+    assert isinstance(counts, dict) and isinstance(rejected, dict)
+    assert (counts["events"], counts["users"], counts["items"]) == (386_282, 4_335, 3_660)
+    assert counts["items_with_text"] == 3_660
+    no_goods = rejected["no goods but postage, fees, vouchers and the like"]
+    assert counts["events"] + no_goods + rejected["duplicate of an earlier row"] == 397_924
+    assert rejected["user_id missing"] == 135_080 and rejected["cancelled invoice"] == 8_905
+    assert counts["events"] + sum(rejected.values()) == 541_909
+
+
+def test_retailrocket_as_a_kind_of_its_own_has_the_services_event_types(tmp_path: Path) -> None:
+    source = need("retailrocket") / "events.csv"
+    assert main(["import", "retailrocket", str(source), "--out", str(tmp_path)]) == 0
+    counts = info(tmp_path)["counts"]
+    assert isinstance(counts, dict)
+    assert counts["event_types"] == {"view": 75_374, "cart": 12_456, "purchase": 9_551}

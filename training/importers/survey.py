@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from training.distinct import Distinct
 from training.importers.rejects import Places
 from training.importers.sorting import same_instant
 
@@ -52,7 +53,7 @@ class Survey:
         self._sizes: Counter[int] = Counter()  # number of events -> users
         self._largest: list[tuple[int, str]] = []
         self._span: tuple[datetime, datetime] | None = None
-        self.item_ids = pa.array([], pa.string())  # in the order in which they come first
+        self._items = Distinct()
         self.types: Counter[str] = Counter()
         self.notes = Notes()
         self.events = 0
@@ -62,7 +63,7 @@ class Survey:
         if not events.num_rows:
             return
         self.events += events.num_rows
-        self.item_ids = pc.unique(pa.chunked_array([self.item_ids, *events["item_id"].chunks]))
+        self._items.see(events["item_id"])
         for row in events["event_type"].value_counts().to_pylist():
             self.types[row["values"]] += row["counts"]
         span = pc.min_max(events["occurred_at"]).as_py()
@@ -72,6 +73,11 @@ class Survey:
         self._note_order(joined.combine_chunks())
         self._count_users(events["user_id"].combine_chunks())
         self._last = events.slice(events.num_rows - 1)
+
+    @property
+    def item_ids(self) -> pa.Array:
+        """The items that were seen, each once, in the order in which they came."""
+        return self._items.finish()
 
     def finish(self, items: pa.Table) -> dict[str, Any]:
         """`counts`, `first_event`, `last_event` and `notes` of dataset.json; `items` is the finished catalogue."""
