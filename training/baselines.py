@@ -17,6 +17,7 @@ from training.ranking import Questions
 
 RECENT = 5  # how many last items vote
 DECAY = 0.5  # weight of the m-th last item is DECAY ** m
+PAIRS_WAITING = 1 << 22  # pairs that are put aside before they are counted
 WINDOW = 50  # items of one history that are so many new items apart do not count as seen together
 
 BoolArray = npt.NDArray[np.bool_]
@@ -92,10 +93,9 @@ class Neighbours:
 def transitions(data: Interactions, past: BoolArray) -> Neighbours:
     """weight(i -> j) = count(j right after i) / count(anything right after i), over events that `past` (E,) bool marks."""
     follows = (data.user[1:] == data.user[:-1]) & past[1:] & past[:-1]
-    table = _counted(data.item[:-1][follows], data.item[1:][follows], data.items)
-    owner = np.repeat(np.arange(data.items), np.diff(table.offsets))
-    totals = np.bincount(owner, weights=table.weight, minlength=data.items)
-    return Neighbours(table.offsets, table.item, table.weight / totals[owner])
+    key, count = np.unique(data.item[:-1][follows] * data.items + data.item[1:][follows], return_counts=True)
+    first = key // data.items
+    return _rows(key, count / np.bincount(first, weights=count, minlength=data.items)[first], data.items)
 
 
 def co_occurrences(data: Interactions, past: BoolArray) -> Neighbours:
@@ -107,24 +107,33 @@ def co_occurrences(data: Interactions, past: BoolArray) -> Neighbours:
     rows = np.flatnonzero(first_interactions(data) & past)
     user, item = data.user[rows], data.item[rows]
     users_of = np.bincount(item, minlength=data.items).astype(np.float64)  # (N,)
-    pairs = [np.empty(0, dtype=np.int64)]
+    key, count = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)  # of pairs so far, the lesser item first
+    waiting: list[IntArray] = []
     for apart in range(1, min(WINDOW, len(item))):
         together = user[apart:] == user[:-apart]
-        if not together.any():
-            break
         first, second = item[:-apart][together], item[apart:][together]
-        pairs += [first * data.items + second, second * data.items + first]
-    key = np.concatenate(pairs)
-    table = _counted(key // data.items, key % data.items, data.items)
-    owner = np.repeat(np.arange(data.items), np.diff(table.offsets))
-    return Neighbours(table.offsets, table.item, table.weight / np.sqrt(users_of[owner] * users_of[table.item]))
+        waiting.append(np.minimum(first, second) * data.items + np.maximum(first, second))
+        if sum(map(len, waiting)) > max(PAIRS_WAITING, len(key)):
+            key, count = _add(key, count, waiting)
+            waiting = []
+    key, count = _add(key, count, waiting)
+    first, second = key // data.items, key % data.items
+    weight = count / np.sqrt(users_of[first] * users_of[second])
+    return _rows(np.concatenate([key, second * data.items + first]), np.concatenate([weight, weight]), data.items)
 
 
-def _counted(first: IntArray, second: IntArray, items: int) -> Neighbours:
-    """How often each pair (first[e], second[e]) occurs."""
-    pairs, counts = np.unique(first * items + second, return_counts=True)
-    offsets = np.searchsorted(pairs, np.arange(items + 1) * items)
-    return Neighbours(offsets.astype(np.int64), pairs % items, counts.astype(np.float64))
+def _add(key: IntArray, count: IntArray, more: list[IntArray]) -> tuple[IntArray, IntArray]:
+    """Counts of keys with those of `more` added, keys rising."""
+    both, place, once = np.unique(np.concatenate([key, *more]), return_inverse=True, return_counts=True)
+    once[place[: len(key)]] += count - 1  # an old key stands once for all its count
+    return both, once
+
+
+def _rows(key: IntArray, weight: npt.NDArray[np.float64], items: int) -> Neighbours:
+    """Neighbours from keys first · N + second, each there once."""
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    return Neighbours(np.searchsorted(key, np.arange(items + 1) * items).astype(np.int64), key % items, weight[order])
 
 
 class NeighbourKnn:

@@ -144,3 +144,23 @@ def test_content_knn_ranks_by_cosine_to_the_history() -> None:
     codes = np.array([[1, 0], [2, 0], [1, 2], [0, 0]])
     assert CategoryKnn(codes, 2)(questions([0, 1])).numpy()[0] == pytest.approx([1, 1, 2 * half, 0])
     assert CategoryKnn(codes, 2)(questions([2])).numpy()[0] == pytest.approx([half, half, 1, 0])
+
+
+def test_pairs_counted_in_parts_are_the_pairs_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    data = interactions(*(random.integers(0, 20, 15).tolist() for _ in range(30)), items=20)
+    past = np.ones(len(data.item), dtype=np.bool_)
+    whole = co_occurrences(data, past)
+    monkeypatch.setattr("training.baselines.PAIRS_WAITING", 10)
+    parts = co_occurrences(data, past)
+    both = np.zeros((20, 20))
+    for first, last in zip(data.offsets, data.offsets[1:], strict=False):
+        own = np.zeros(20)
+        own[data.item[first:last]] = 1
+        both += np.outer(own, own)
+    cosine = both / np.sqrt(np.outer(both.diagonal(), both.diagonal()))
+    np.fill_diagonal(cosine, 0)
+    for table in (whole, parts):
+        dense = np.zeros((20, 20))
+        dense[np.repeat(np.arange(20), np.diff(table.offsets)), table.item] = table.weight
+        np.testing.assert_allclose(dense, cosine)
