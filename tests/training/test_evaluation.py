@@ -19,6 +19,7 @@ from training.cli import main
 from training.config import SplitConfig
 from training.dataset import read_dataset
 from training.errors import DatasetError
+from training.evaluation.card import card
 from training.evaluation.exam import Exam, set_exam
 from training.evaluation.models import cold_scorers
 from training.evaluation.trained_on import check_cold, check_split, split_to_test
@@ -299,3 +300,10 @@ def test_the_result_has_the_documented_fields(planted: Path, fitted: Path, tmp_p
     rows = DOCS[DOCS.index("## The result as JSON") : DOCS.index("## Model card")]
     documented = set(re.findall(r"`([a-z_]+)`", "\n".join(line.split("|")[1] for line in rows.splitlines() if "|" in line)))
     assert set(evaluate(planted, fitted, tmp_path)) == documented - {"groups", "cold"}
+
+
+@pytest.mark.parametrize("training", [{}, {"dataset": "clicks", "split": ["mine"], "config": 3, "versions": None}])
+def test_a_card_can_be_written_for_a_bundle_that_says_nothing_of_its_training(known: Bundle, training: Any) -> None:
+    manifest = known.manifest.model_copy(update={"training": training, "offline_metrics": {}})
+    text = card(manifest, "0123456789abcdef")
+    assert text.startswith("# Release 0123456789abcdef") and text.count("The bundle does not say.") >= 2

@@ -19,6 +19,7 @@ SPLITS = {
     "all": "Trained on everything, for production: there is no test. {validation_users:,} users' last new items, and what "
     "followed them, were kept for validation and not trained on.",
 }
+SILENT = "The bundle does not say."
 PENDING = "Not evaluated yet: `python -m training evaluate --data DATA --bundle BUNDLE --card` writes the test here."
 
 
@@ -58,8 +59,10 @@ def _what(manifest: Manifest) -> list[str]:
 
 
 def _data(training: dict[str, Any]) -> list[str]:
-    data = training.get("dataset", {})
-    counts = ", ".join(f"{value:,} {name}" for name, value in (data.get("counts") or {}).items() if isinstance(value, int))
+    data = _mapping(training.get("dataset"))
+    if not data:
+        return [SILENT]
+    counts = ", ".join(f"{value:,} {name}" for name, value in _mapping(data.get("counts")).items() if isinstance(value, int))
     rows = [("Kind", data.get("kind")), ("Source", data.get("source")), ("Counts", counts or None)]
     rows += [
         ("Times", data.get("times")),
@@ -72,7 +75,7 @@ def _data(training: dict[str, Any]) -> list[str]:
 def _split(training: dict[str, Any]) -> list[str]:
     account = training.get("split")
     if not isinstance(account, dict) or account.get("kind") not in SPLITS:
-        return ["The bundle does not say."]
+        return [SILENT]
     lines = [SPLITS[account["kind"]].format(**account)]
     if account["cold_items"]:
         lines.append(
@@ -84,9 +87,11 @@ def _split(training: dict[str, Any]) -> list[str]:
 
 
 def _settings(training: dict[str, Any]) -> list[str]:
-    versions = ", ".join(f"{name} {value}" for name, value in training.get("versions", {}).items())
+    if "config" not in training:
+        return [SILENT]
+    versions = ", ".join(f"{name} {value}" for name, value in _mapping(training.get("versions")).items())
     epochs = f"Best epoch {training.get('best_epoch')} of {training.get('epochs')}, {training.get('seconds')} s; {versions}."
-    return [epochs, f"```json\n{json.dumps(training.get('config', {}), indent=2, ensure_ascii=False)}\n```"]
+    return [epochs, f"```json\n{json.dumps(training['config'], indent=2, ensure_ascii=False)}\n```"]
 
 
 def _validation(manifest: Manifest) -> list[str]:
@@ -136,6 +141,11 @@ def _weaknesses(result: dict[str, Any]) -> list[str]:
                     f"Not clearly better than {model} on {title}, by {' and '.join(level)} (the interval holds 0 or less)."
                 )
     return lines
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    """What a bundle of one's own says of its training may be of any form."""
+    return value if isinstance(value, dict) else {}
 
 
 def _plain(value: object) -> str:
