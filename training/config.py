@@ -87,7 +87,7 @@ class TrainingConfig(_Section):
 
     epochs: int = Field(default=16, ge=1)
     patience: int = Field(default=4, ge=1)
-    validation_users: int = Field(default=25_000, ge=1)
+    validation_users: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     positions: int = Field(default=2048, ge=1)
     accumulate: int = Field(default=1, ge=1)
     loss: Literal["auto", "full", "sampled"] = "auto"

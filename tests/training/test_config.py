@@ -27,6 +27,12 @@ def test_a_file_and_then_set_override_the_defaults(tmp_path: Path) -> None:
     assert config.towers == Config().towers
 
 
+def test_on_and_off_are_words_though_yaml_reads_them_as_true_and_false(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("towers:\n  time_features: off\n")
+    config = load_config(tmp_path / "own.yaml", ["training.compile=on", "training.validation_users=300"])
+    assert (config.towers.time_features, config.training.compile, config.training.validation_users) == ("off", "on", 300)
+
+
 @pytest.mark.parametrize(
     ("content", "overrides", "words"),
     [
@@ -40,6 +46,8 @@ def test_a_file_and_then_set_override_the_defaults(tmp_path: Path) -> None:
         ("", ["epochs=3"], "--set epochs=3: write section.key=value"),
         ("", ["training.epochs"], "write section.key=value"),
         ("", ["training.temperature=0.001"], "training.temperature: "),
+        ("", ["training.precision=float16"], "training.precision: "),
+        ("", ["training.validation_users=0"], "training.validation_users"),
         ("", ["towers.dims=3"], "towers.dims: there is no such setting"),
     ],
 )

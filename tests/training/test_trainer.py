@@ -24,7 +24,7 @@ from training.split import Split, make_split
 from training.step import is_sampled
 from training.towers.pair import TowerPair
 from training.trainer import train
-from training.validation import validate
+from training.validation import default_users, validate
 from training.windows import Batch
 
 QUIET = Progress(quiet=True)
@@ -127,12 +127,16 @@ def read_curves(folder: Path) -> dict[str, list[float]]:
 def test_validation_asks_a_seeded_sample_of_many_users(planted: Path) -> None:
     pair, split = small_start(planted)
 
-    def of(most_users: int, seed: int) -> dict[str, float]:
+    def of(most_users: Any, seed: int) -> dict[str, float]:
         return validate(pair, split, history_length=8, most_users=most_users, seed=seed)
 
-    assert of(200, 0) == of(10**6, 1)
+    assert of(200, 0) == of(10**6, 1) == of("auto", 2)
     assert of(50, 0) == of(50, 0) != of(50, 1)
     assert of(50, 0)["R@10"] * 50 == pytest.approx(round(of(50, 0)["R@10"] * 50))
+
+
+def test_a_larger_catalogue_is_validated_for_fewer_users() -> None:
+    assert [default_users(items) for items in (12_000, 100_000, 10**6, 10**9)] == [25_000, 25_000, 2_500, 1_000]
 
 
 def test_the_item_vectors_of_a_large_catalogue_are_computed_in_pieces_and_are_the_same() -> None:
