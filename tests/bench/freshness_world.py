@@ -47,7 +47,7 @@ def items_table(ids: list[str], categories: list[list[str]] | None = None) -> pa
 
 
 def make_world(folder: Path) -> World:
-    """Users walk for two days each, one after another; only those who come late meet the new items, some of them red."""
+    """Users walk for a day or two each, one after another; only those who come late meet the new items, some of them red."""
     ids = [f"item-{number}" for number in range(ITEMS)] + [f"new-{number}" for number in range(NEW_ITEMS)]
     categories = [[] for _ in range(ITEMS)] + [["red"] if number % 2 else [] for number in range(NEW_ITEMS)]
     rows = walks(np.random.default_rng(5))
@@ -59,7 +59,7 @@ def walks(random: np.random.Generator) -> list[tuple[str, str, str, int]]:
     rows = []
     for user in range(80):
         at, now_s = int(random.integers(ITEMS)), user * 40_000 + float(random.random())
-        for step in range(40):
+        for step in range(28):
             kind = str(random.choice(["view", "cart"], p=[0.8, 0.2]))
             item = f"new-{int(random.integers(NEW_ITEMS))}" if user >= 66 and step % 8 == 7 else f"item-{at}"
             rows.append((f"user-{user:02}", item, kind, START_US + int(now_s * 1e6)))
