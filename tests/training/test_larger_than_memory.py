@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +249,21 @@ def test_a_failed_import_leaves_nothing_and_an_older_data_set_whole(tmp_path: Pa
     assert read_dataset(tmp_path / "data").events["user_id"].to_pylist() == ["a"]
     names = {path.name for path in (tmp_path / "data").iterdir()}
     assert names == {"events.parquet", "items.parquet", "dataset.json", "rejects.jsonl"}
+
+
+def test_an_interrupt_while_sorting_ends_the_import_with_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    write_clicks(tmp_path / "clicks.parquet", 1_000_000)
+    child = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from training.cli import main; "
+    child += "sys.exit(main(sys.argv[1:]))"
+    arguments = ["import", "parquet", "--events", str(tmp_path / "clicks.parquet"), "--out", str(tmp_path / "data")]
+    with subprocess.Popen([sys.executable, "-c", child, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(tmp_path.glob("data/.import-*/events.parquet")):  # made when sorting begins
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.startswith("interrupted") and error.count("\n") == 1
+    assert not (tmp_path / "data").exists()
 
 
 def test_what_cannot_be_sorted_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

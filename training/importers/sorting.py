@@ -26,8 +26,8 @@ STAGED_SCHEMA = NUMBERED_SCHEMA.set(3, pa.field("occurred_at", pa.int64()))  # D
 class EventSorter:
     """Takes events in any order and gives them by (user_id, occurred_at, row in the source). User ids go by their bytes.
 
-    `folder` is a directory of the import's own; `memory_mib` bounds what the sort itself holds. How much can be sorted with
-    it grows with its square.
+    `folder` is a directory of the import's own; `memory_mib` bounds what the sort itself holds; there is a
+    limit to how much can be sorted with it, which grows faster than it.
     """
 
     def __init__(self, folder: Path, memory_mib: int) -> None:
@@ -64,6 +64,10 @@ class EventSorter:
                     yield pa.Table.from_batches([batch]).cast(NUMBERED_SCHEMA)
         except duckdb.Error as error:
             _refuse(error)
+        except RuntimeError as error:
+            if "interrupted" in str(error).lower():
+                raise KeyboardInterrupt from error  # which DuckDB takes for itself while it works
+            raise
 
 
 def without_repeats(batches: Iterator[pa.Table], rejects: Rejects) -> Iterator[pa.Table]:
