@@ -8,20 +8,33 @@ import torch
 from index.bundle import check_bundle, write_card
 from index.bundle.manifest import read_manifest
 from training.config import load_config
-from training.distributed import join
+from training.distributed import Ranks, join
 from training.drift import drift_lines
 from training.errors import ConfigError
 from training.evaluate import Wanted, evaluate
 from training.evaluation.card import card
 from training.evaluation.page import write_page
 from training.evaluation.tables import table
-from training.fit import Running, fit
+from training.fit import Fitted, Running, fit
 from training.progress import Progress
 from training.warm_start import read_start, settings_of
 
 
 def run_fit(parsed: argparse.Namespace) -> None:
     """Trains and prints where the bundle is and how good validation was."""
+    with join() as ranks:
+        done = _fitted(parsed, ranks)
+    if not ranks.first:
+        return
+    print(f"{parsed.out}: release {done.release_id}")
+    if done.history.best:
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in done.history.best.items())
+        print(f"validation, filtered, epoch {done.history.best_epoch} of {done.history.epochs}: {metrics}")
+    if done.drift is not None:
+        print("\n".join(drift_lines(done.drift)))
+
+
+def _fitted(parsed: argparse.Namespace, ranks: Ranks) -> Fitted:
     overrides = list(parsed.set)
     for flag, key in (("text_encoder", "text.encoder"), ("seed", "training.seed"), ("threads", "training.threads")):
         value = getattr(parsed, flag)
@@ -32,18 +45,9 @@ def run_fit(parsed: argparse.Namespace) -> None:
     start = None if parsed.warm_start is None else read_start(parsed.warm_start, parsed.new_since)
     config = load_config(parsed.config, overrides, inherited=None if start is None else settings_of(start.bundle))
     _use_threads(config.training.threads)
-    with join(config.training.device) as ranks:
-        progress = Progress(parsed.quiet or not ranks.first)
-        running = Running(ranks, parsed.tensorboard, parsed.restart)
-        done = fit(parsed.data, parsed.out, config, progress, start, running=running)
-    if not ranks.first:
-        return
-    print(f"{parsed.out}: release {done.release_id}")
-    if done.history.best:
-        metrics = "  ".join(f"{name} {value:.4f}" for name, value in done.history.best.items())
-        print(f"validation, filtered, epoch {done.history.best_epoch} of {done.history.epochs}: {metrics}")
-    if done.drift is not None:
-        print("\n".join(drift_lines(done.drift)))
+    running = Running(ranks.on(config.training.device), parsed.tensorboard, parsed.restart)
+    progress = Progress(parsed.quiet or not ranks.first)
+    return fit(parsed.data, parsed.out, config, progress, start, running=running)
 
 
 def run_evaluate(parsed: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ decisions travel. The first one alone prints and writes.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -37,6 +37,13 @@ class Ranks:
     @property
     def first(self) -> bool:
         return self.rank == 0
+
+    def on(self, setting: str) -> "Ranks":
+        """The same on the device that `setting`, training.device, means. Raises ConfigError."""
+        device = choose_device(setting)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        return replace(self, device=device)
 
     def agree(self, decision: bool) -> bool:
         """What the first process decided."""
@@ -110,40 +117,37 @@ def _dense_gradient(parameter: nn.Parameter) -> Tensor:
 
 
 @contextmanager
-def join(device: str) -> Iterator[Ranks]:
-    """The processes that this one trains with, by torchrun's variables; `device` is training.device.
+def join() -> Iterator[Ranks]:
+    """The processes that this one trains with, by torchrun's variables; on the CPU until `Ranks.on` says otherwise.
 
-    The first process to fail raises its error; those that fail because of it end without a word.
+    The first process to fail raises its error; those that fail after it end without a word.
     """
-    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = choose_device(device, local)
-    if world == 1:
-        yield Ranks(device=chosen)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Ranks()
         return
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
     store, rank, world = next(iter(rendezvous("env://")))
-    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
-        yield Ranks(rank, world, chosen)
+        yield Ranks(rank, world)
     except BaseException as error:
-        if store.add("towerbridge/failed", 1) > 1:
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the store outlives torchrun's restarts
+        if store.add(f"towerbridge/failed/{attempt}", 1) > 1:
             raise SystemExit(2) from None
         if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
             raise TrainingError(f"process {rank} of {world}: another one ended; look at its own message") from error
         raise
-    dist.barrier()
     dist.destroy_process_group()
 
 
-def choose_device(setting: str, local_rank: int = 0) -> torch.device:
+def choose_device(setting: str) -> torch.device:
     """The device that auto | cpu | cuda means; with several processes on a machine each has its own GPU. Raises ConfigError."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if setting == "cpu" or (setting == "auto" and not found):
         return torch.device("cpu")
     if not found:
         raise ConfigError("training.device: cuda, but torch sees no CUDA device; use auto or cpu")
-    if local_rank >= found:
-        raise ConfigError(f"process {local_rank + 1} on this machine has no GPU: torch sees {found}; start fewer with torchrun")
-    return torch.device("cuda", local_rank)
+    if local >= found:
+        raise ConfigError(f"process {local + 1} on this machine has no GPU: torch sees {found}; start fewer with torchrun")
+    return torch.device("cuda", local)

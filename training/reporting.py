@@ -30,7 +30,7 @@ class Board:
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder), purge_step=steps)
+            self._writer = SummaryWriter(str(folder), purge_step=steps + 1)
 
     def step(self, number: int, loss: Any, own: int, positions: int, rate: float) -> None:
         """`loss` is the sum over `own` positions, a number or a tensor, which is read only once in a while."""

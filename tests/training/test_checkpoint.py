@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from index.bundle import read_bundle
 from tests.training.conftest import SMALL
-from tests.training.test_trainer import QUIET, small_config, small_start
+from tests.training.test_trainer import QUIET, read_curves, small_config, small_start
 from training.checkpoint import Checkpoint
 from training.cli import main
 from training.distributed import Ranks
@@ -25,7 +26,8 @@ EVERY_STEP = 1e-9  # minutes
 def command(data: Path, out: Path, *more: str) -> list[str]:
     settings = [*SMALL, "training.epochs=5", "training.positions=128", *more]
     settings.remove("--quiet")
-    return ["fit", "--data", str(data), "--out", str(out), "--text-encoder", "none", "--threads", "1", *settings]
+    curves = ["--tensorboard", str(out.parent / "curves")]
+    return ["fit", *curves, "--data", str(data), "--out", str(out), "--text-encoder", "none", "--threads", "1", *settings]
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +53,17 @@ def test_a_killed_run_goes_on_to_the_very_vectors_of_one_that_was_not_interrupte
     planted: Path, killed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(killed, tmp_path / "bundle.checkpoint")
+    shutil.copytree(killed.parent / "curves", tmp_path / "curves")
     assert main(command(planted, tmp_path / "bundle")) == 0  # how often it is saved is not what a run is
     assert "goes on from a checkpoint: epoch" in capsys.readouterr().err
+    curve = read_curves(tmp_path / "curves")
+    assert len(curve["epoch/loss"]) == read_bundle(tmp_path / "bundle").manifest.training["epochs"]
     assert main([*command(planted, tmp_path / "whole"), "--quiet"]) == 0
     vectors = sorted(path.name for path in (tmp_path / "whole").glob("*.safetensors"))
     assert "item_vectors.safetensors" in vectors and any("golden" in name for name in vectors)
     for name in vectors:
         assert (tmp_path / "bundle" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "curves", "whole"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_restart_begins_anew_and_so_does_a_run_without_checkpoints_leave_none(
     assert main(command(planted, tmp_path / "bundle", *more)) == 0
     said = capsys.readouterr().err
     assert "goes on" not in said and said.startswith("epoch   1")
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "curves"]
 
 
 class Interrupted(Exception):

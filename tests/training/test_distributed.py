@@ -80,3 +80,10 @@ def test_a_process_that_fails_ends_all_with_one_line_of_its_own(planted: Path, t
     assert len(said) == 1 and "events.parquet is missing" in said[0]
     assert "another one ended" not in done.stderr
     assert not (tmp_path / "bundle").exists()
+
+
+def test_what_is_wrong_for_all_processes_is_said_once(planted: Path, tmp_path: Path) -> None:
+    line = [*TORCHRUN, "-m", "training", *command(str(planted), tmp_path / "bundle"), "training.epoch=3"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("training.epoch: there is no such setting") == 1

@@ -27,7 +27,7 @@ def trained(data: Path, kind: str, **more: object) -> dict[str, object]:
 
 def main(data: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    with join("cpu") as ranks:
+    with join() as ranks:
         found: dict[str, object] = {kind: trained(data, kind, ranks=ranks) for kind in KINDS}
         found["gathered"] = ranks.gather(ranks.rank * 10)
         found["agreed"] = ranks.agree(ranks.first)

@@ -16,7 +16,7 @@ from index.bundle import BundleError, read_bundle
 from index.bundle.manifest import read_manifest
 from training.config import load_config
 from training.dataset import read_dataset
-from training.distributed import join
+from training.distributed import Ranks
 from training.drift import drift_lines
 from training.errors import ConfigError, RefreshError, TrainingError
 from training.fit import Running, fit
@@ -163,8 +163,8 @@ class _Refresh:
         config = load_config(self.plan.config, self.plan.overrides, inherited=settings_of(start.bundle))
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
-        with join(config.training.device) as ranks:
-            done = fit(self.plan.work / "data", self.plan.out, config, self.progress, start, running=Running(ranks))
+        running = Running(Ranks().on(config.training.device))
+        done = fit(self.plan.work / "data", self.plan.out, config, self.progress, start, running=running)
         said = [f"{self.plan.out}: release {done.release_id}", *drift_lines(done.drift or {})]
         return {"release_id": done.release_id, "drift": done.drift, "said": said}
 
