@@ -49,8 +49,10 @@ class Server:
 
     def live_bundle(self) -> Path:
         """The directory of the live release, as the server sees it."""
-        releases = self._release("list")["releases"]
-        return Path(next(one["bundle"] for one in releases if one["state"] == "RELEASE_STATE_LIVE"))
+        for one in self._release("list").get("releases", []):
+            if one["state"] == "RELEASE_STATE_LIVE":
+                return Path(one["bundle"])
+        raise RefreshError(f"{self.target} has no live release; give --bundle")
 
     def load(self, bundle: str) -> str:
         """Loads a bundle beside the live one, and waits -> its release id. Loading what is held does nothing."""

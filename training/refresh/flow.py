@@ -65,7 +65,10 @@ class _Refresh:
     def __init__(self, plan: Plan, say: Callable[[str], None], progress: Progress) -> None:
         self.plan, self.say, self.progress = plan, say, progress
         self.current = plan.servers[0].live_bundle() if plan.bundle is None else plan.bundle
-        current = read_manifest(self.current)[1]
+        try:
+            current = read_manifest(self.current)[1]
+        except BundleError as error:
+            raise ConfigError(f"{self.current}: {error}") from error
         if plan.out.resolve() == self.current.resolve():
             raise ConfigError(f"{plan.out}: is the current bundle, which must stay for a rollback; give another --out")
         self.record = Record.read(plan.work, plan.asked(current))
