@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.interactions import IntArray
+from training.interactions import IntArray, pieces
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,17 @@ class NegativeSampler:
     come and go together. What a position's own piece of history holds is there with certainty (see `loss`).
     """
 
-    def __init__(self, target: IntArray, user: IntArray, *, items: int, uniform: int, seed: int) -> None:
-        """`target` (E,) int64 item row of each event, -1 = none; `user` (E,) int64 rising; `uniform` = U, at most N."""
-        wanted = target >= 0
-        pairs = np.unique(user[wanted] * items + target[wanted])
-        self._users = np.bincount(pairs % items, minlength=items)  # (N,) int64, users with this target
-        self._total = int(wanted.sum())
+    def __init__(self, target: IntArray, offsets: IntArray, *, items: int, uniform: int, seed: int) -> None:
+        """`target` (E,) int64 item row of each event, -1 = none; `offsets` (U + 1,) int64 of each user's events.
+
+        `uniform` is the size of the uniform sample, at most N.
+        """
+        self._users = np.zeros(items, dtype=np.int64)  # (N,) int64, users with this target
+        for part in pieces(offsets):
+            found = target[part.rows]
+            pairs = np.unique(part.user[found >= 0] * items + found[found >= 0])
+            self._users += np.bincount(pairs % items, minlength=items)
+        self._total = int((target >= 0).sum())
         self._items, self._uniform, self._seed = items, min(uniform, items), seed
 
     def draw(self, target: IntArray, *, epoch: int, step: int) -> Candidates:

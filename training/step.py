@@ -56,7 +56,7 @@ class Stepper:
         self._sparse = pair.residual if sampled else None
         self._sampler = None
         if sampled:
-            self._sampler = NegativeSampler(target, data.user, items=data.items, uniform=config.negatives, seed=config.seed)
+            self._sampler = NegativeSampler(target, data.offsets, items=data.items, uniform=config.negatives, seed=config.seed)
         if config.compile == "on":
             pair.user.all_positions = torch.compile(pair.user.all_positions, dynamic=True)  # type: ignore[method-assign]
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.interactions import IntArray, Interactions
+from training.interactions import IntArray, Interactions, pieces
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def training_steps(
     then sorted by length within groups of some steps: little padding, yet steps that mix users.
     """
     starts, ends = cut(data.offsets[:-1], _last_with_target(data, train_end, target) + 1, length, generator)
-    wanted = np.flatnonzero(target >= 0)
-    asked = np.searchsorted(wanted, ends) > np.searchsorted(wanted, starts)  # a warm start has pieces without a target
-    starts, ends = starts[asked], ends[asked]
+    wanted = np.append(target >= 0, False)  # (E + 1,) bool, so that a piece may end with the events
+    asked = np.logical_or.reduceat(wanted, np.stack([starts, ends], 1).ravel())[::2]
+    starts, ends = starts[asked], ends[asked]  # a warm start has pieces without a target
     order = generator.permutation(len(starts))
     starts, ends = starts[order], ends[order]
     steps = []
@@ -108,6 +108,7 @@ def training_batches(
 def _last_with_target(data: Interactions, train_end: IntArray, target: IntArray) -> IntArray:
     """(U,) int64: row of each user's last training event that has a target; offsets - 1 where there is none."""
     last = data.offsets[:-1] - 1
-    rows = np.flatnonzero(target >= 0)
-    last[data.user[rows]] = rows  # of several assignments the last one stands
+    for part in pieces(data.offsets):
+        rows = np.flatnonzero(target[part.rows] >= 0)
+        last[part.user[rows]] = part.rows.start + rows  # of several assignments the last one stands
     return last

@@ -85,8 +85,8 @@ def small_pair() -> TowerPair:
 
 
 def sampler(target: Tensor, uniform: int) -> NegativeSampler:
-    user = np.repeat(np.arange(PIECES), LENGTH)
-    return NegativeSampler(target.flatten().numpy(), user, items=ITEMS, uniform=uniform, seed=0)
+    offsets = np.arange(PIECES + 1) * LENGTH
+    return NegativeSampler(target.flatten().numpy(), offsets, items=ITEMS, uniform=uniform, seed=0)
 
 
 def gradients(pair: TowerPair, batch: Batch, candidates: Candidates | None) -> tuple[float, list[Tensor]]:

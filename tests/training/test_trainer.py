@@ -190,7 +190,7 @@ def test_no_tensor_of_the_loss_is_made_on_an_implied_device(planted: Path, sampl
     item = torch.arange(24).reshape(4, 6)
     batch = Batch(item, torch.ones_like(item), torch.ones(4, 6), torch.full((4,), 6), item + 1)
     target = (item + 1).flatten().numpy()
-    sampler = NegativeSampler(target, np.repeat(np.arange(4), 6), items=60, uniform=9, seed=0)
+    sampler = NegativeSampler(target, np.arange(5) * 6, items=60, uniform=9, seed=0)
     candidates = sampler.draw(target, epoch=1, step=0) if sampled else None
     with ImpliedDevices() as spy:
         loss = pair.loss(batch, temperature=0.1, residual_dropout=0.1, candidates=candidates)
