@@ -56,7 +56,10 @@ class Stepper:
         self._sparse = pair.residual if sampled else None
         self._sampler = None
         if sampled:
-            self._sampler = NegativeSampler(target, data.offsets, items=data.items, uniform=config.negatives, seed=config.seed)
+            among = None if pair.compared is None else pair.compared.cpu().numpy()
+            self._sampler = NegativeSampler(
+                target, data.offsets, items=data.items, uniform=config.negatives, seed=config.seed, among=among
+            )
         if config.compile == "on":
             pair.user.all_positions = torch.compile(pair.user.all_positions, dynamic=True)  # type: ignore[method-assign]
 

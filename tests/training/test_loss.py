@@ -75,18 +75,17 @@ def batch_of(item: Tensor, target: Tensor) -> Batch:
     return Batch(item, zeros, zeros.float(), torch.full((len(item),), LENGTH), target)
 
 
-def small_pair() -> TowerPair:
+def small_pair(trained: np.ndarray | None = None) -> TowerPair:
     torch.manual_seed(0)
     catalogue = Catalogue(np.zeros((ITEMS, 0), np.float32), np.zeros((ITEMS, 1), np.int64), {})
     config = TowerConfig(dim=8, history_length=LENGTH, hidden=8)
-    return TowerPair(
-        catalogue, config, event_types=1, time_features=False, dropout=0.0, trained=np.ones(ITEMS, dtype=np.bool_)
-    ).eval()
+    known = np.ones(ITEMS, dtype=np.bool_) if trained is None else trained
+    return TowerPair(catalogue, config, event_types=1, time_features=False, dropout=0.0, trained=known).eval()
 
 
-def sampler(target: Tensor, uniform: int) -> NegativeSampler:
+def sampler(target: Tensor, uniform: int, among: np.ndarray | None = None) -> NegativeSampler:
     offsets = np.arange(PIECES + 1) * LENGTH
-    return NegativeSampler(target.flatten().numpy(), offsets, items=ITEMS, uniform=uniform, seed=0)
+    return NegativeSampler(target.flatten().numpy(), offsets, items=ITEMS, uniform=uniform, seed=0, among=among)
 
 
 def gradients(pair: TowerPair, batch: Batch, candidates: Candidates | None) -> tuple[float, list[Tensor]]:
@@ -104,6 +103,28 @@ def test_a_sample_of_all_items_is_the_full_softmax() -> None:
     assert candidates.item.tolist() == list(range(ITEMS)) and set(candidates.weight.tolist()) == {1.0}
     full, sampled = gradients(pair, batch, None), gradients(pair, batch, candidates)
     assert sampled[0] == pytest.approx(full[0], rel=1e-6)
+    for have, want in zip(sampled[1], full[1], strict=True):
+        torch.testing.assert_close(have, want, atol=1e-6, rtol=1e-4)
+
+
+def test_no_target_is_compared_with_an_item_that_has_no_events() -> None:
+    item, target = planted_targets()
+    batch = batch_of(item[:30], target[:30])
+    trained = np.zeros(ITEMS, dtype=np.bool_)
+    trained[np.unique(torch.cat([item[:30], target[:30]]).numpy())] = True
+    rows = np.flatnonzero(trained)
+    assert 10 < len(rows) < ITEMS
+    pair = small_pair(trained)
+    with torch.no_grad():
+        items = pair.item_vectors()
+        users = pair.user.all_positions(items[item[:30]], batch.kind, batch.seconds_before_newest)
+        expected = torch.nn.functional.cross_entropy(
+            (users @ items[rows].T / 0.2).flatten(0, 1), torch.searchsorted(torch.from_numpy(rows), target[:30]).flatten()
+        )
+    candidates = sampler(target, ITEMS, rows).draw(target[:30].flatten().numpy(), epoch=1, step=1)
+    assert candidates.item.tolist() == rows.tolist()
+    full, sampled = gradients(pair, batch, None), gradients(pair, batch, candidates)
+    assert full[0] == pytest.approx(float(expected), rel=1e-6) and sampled[0] == pytest.approx(full[0], rel=1e-6)
     for have, want in zip(sampled[1], full[1], strict=True):
         torch.testing.assert_close(have, want, atol=1e-6, rtol=1e-4)
 

@@ -26,6 +26,7 @@ class TowerPair(nn.Module):
     codes: Tensor
     own: Tensor
     droppable: Tensor
+    compared: Tensor | None  # (M,) int64, rows that the softmax is over, rising; None = all
 
     def __init__(
         self,
@@ -37,7 +38,11 @@ class TowerPair(nn.Module):
         dropout: float,
         trained: npt.NDArray[np.bool_],
     ) -> None:
-        """`trained` (N,) bool: items with training events. The others keep residual 0, as a new item has it."""
+        """`trained` (N,) bool: items with training events. The others keep residual 0, as a new item has it.
+
+        Nor are targets compared with those others: an item that is never a target would only ever be pushed away from
+        everybody, which a truly new item is not.
+        """
         super().__init__()
         count, dim = len(catalogue.codes), config.dim
         self.item = ItemTower(dim=dim, text_dim=catalogue.text.shape[1], categories=len(catalogue.vocabulary))
@@ -56,6 +61,8 @@ class TowerPair(nn.Module):
         self.register_buffer("codes", torch.from_numpy(catalogue.codes), persistent=False)
         self.register_buffer("own", torch.from_numpy(trained[:, None].astype(np.float32)), persistent=False)
         self.register_buffer("droppable", torch.from_numpy(catalogue.has_content[:, None]), persistent=False)
+        everything = bool(trained.all())
+        self.register_buffer("compared", None if everything else torch.from_numpy(np.flatnonzero(trained)), persistent=False)
 
     def residuals(self) -> Tensor:
         """(N, D) float32 as served: 0 for items without training events."""
@@ -69,7 +76,7 @@ class TowerPair(nn.Module):
     def loss(
         self, batch: Batch, *, temperature: float, residual_dropout: float, candidates: Candidates | None = None
     ) -> Tensor:
-        """() float32: softmax cross-entropy, mean over the batch's targets; exact over all items, or over candidates.
+        """() float32: softmax cross-entropy, mean over the batch's targets; exact over all items with events, or over candidates.
 
         With `candidates` only they and the batch's items go through the item tower, and the residuals' gradient is
         sparse. They must hold every target of the batch.
@@ -84,7 +91,10 @@ class TowerPair(nn.Module):
             if users.dtype != torch.float32:  # autocast: its vectors are unit only to their own rounding
                 users = F.normalize(users.float(), dim=-1)
             if candidates is None or rows is None:
-                return full_softmax_loss(users, items, batch.target[wanted], temperature=temperature)
+                target = batch.target[wanted]
+                if self.compared is not None:
+                    items, target = items[self.compared], torch.searchsorted(self.compared, target)
+                return full_softmax_loss(users, items, target, temperature=temperature)
             among = F.embedding(torch.searchsorted(rows, candidates.item), items)  # (C, D)
             columns = torch.searchsorted(candidates.item, batch.target)  # (B, L), where wanted
             # What a piece of history has as its own targets is in this step with certainty, its other items are not.
