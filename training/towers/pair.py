@@ -76,7 +76,7 @@ class TowerPair(nn.Module):
     def loss(
         self, batch: Batch, *, temperature: float, residual_dropout: float, candidates: Candidates | None = None
     ) -> Tensor:
-        """() float32: softmax cross-entropy, mean over the batch's targets; exact over all items with events, or over candidates.
+        """() float32: softmax cross-entropy, mean over the targets; exact over all items with events, or candidates.
 
         With `candidates` only they and the batch's items go through the item tower, and the residuals' gradient is
         sparse. They must hold every target of the batch.
