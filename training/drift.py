@@ -16,28 +16,32 @@ from training.interactions import IntArray, Interactions
 from training.towers.pair import TowerPair
 from training.windows import Batch, gather
 
+BoolArray = npt.NDArray[np.bool_]
 USERS, FIRST, CLOSE = 1000, 10, 0.9
 MOST_SCORES = 1 << 25  # float32 at once: 128 MiB
 
 
-def measure_drift(bundle: Bundle, pair: TowerPair, data: Interactions, rows: IntArray, *, seed: int) -> dict[str, Any]:
-    """Bundle against `pair`; `rows` (N,) int64 are the pair's items' rows in the bundle, -1 = new.
+def measure_drift(
+    bundle: Bundle, pair: TowerPair, data: Interactions, rows: IntArray, learnt: BoolArray, *, seed: int
+) -> dict[str, Any]:
+    """Bundle against `pair`; `rows` (N,) int64 are the pair's items' rows in the bundle, -1 = not in it.
+
+    Known items are those that the bundle learnt from events, as `learnt` (N,) bool says; what it had by its content alone is
+    as new to training as what it did not have.
 
     {"items": {"known", "new", "gone", "mean", "p1", "p50", "below_0.9"},
      "users": {"sampled", "mean", "p1", "p50", "below_0.9", "top10_overlap"}}: cosines of old and new vectors, the share of
     them below .9, and the share of the ten nearest known items that stayed among the ten nearest. Users are a seeded
-    sample; their histories are the last events whose item and type the bundle knows.
+    sample; their histories are the last events whose item and type the bundle has.
     """
-    known = np.flatnonzero(rows >= 0)
+    known = np.flatnonzero(learnt)
     with torch.inference_mode():
         new_items = pair.item_vectors().numpy()[known]  # (K, D) float32
     old_items = bundle.item_vectors[rows[known]]  # (K, D) float32
-    counts = {"known": len(known), "new": len(rows) - len(known), "gone": len(bundle.item_vectors) - len(known)}
+    counts = {"known": len(known), "new": len(rows) - len(known), "gone": len(bundle.item_vectors) - int((rows >= 0).sum())}
     items = {**counts, **_cosines(old_items, new_items)}
-    return {
-        "items": items,
-        "users": _users(bundle, pair, _known_part(data, rows, len(bundle.manifest.event_types)), rows, seed),
-    }
+    readable = _readable_part(data, rows, len(bundle.manifest.event_types))
+    return {"items": items, "users": _users(bundle, pair, readable, rows, known, seed)}
 
 
 def drift_lines(drift: dict[str, Any]) -> list[str]:
@@ -55,14 +59,15 @@ def drift_lines(drift: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _users(bundle: Bundle, pair: TowerPair, data: Interactions, rows: IntArray, seed: int) -> dict[str, Any]:
+def _users(bundle: Bundle, pair: TowerPair, data: Interactions, rows: IntArray, known: IntArray, seed: int) -> dict[str, Any]:
     able = np.flatnonzero(np.diff(data.offsets))
     chosen = np.sort(np.random.default_rng(seed).permutation(able)[:USERS])
-    known = np.flatnonzero(rows >= 0)
+    if not len(chosen) or not len(known):
+        return {"sampled": 0}
     with torch.inference_mode():
         new_items = pair.item_vectors()  # (N, D) float32
     old_items = np.zeros(tuple(new_items.shape), dtype=np.float32)  # (N, D) float32
-    old_items[known] = bundle.item_vectors[rows[known]]
+    old_items[rows >= 0] = bundle.item_vectors[rows[rows >= 0]]
     old, new, overlaps = [], [], []
     size = max(1, MOST_SCORES // max(1, len(known)))
     for start in range(0, len(chosen), size):
@@ -70,8 +75,6 @@ def _users(bundle: Bundle, pair: TowerPair, data: Interactions, rows: IntArray, 
         old.append(before)
         new.append(after)
         overlaps.append(_overlap(before @ old_items[known].T, after @ new_items.numpy()[known].T))
-    if not old:
-        return {"sampled": 0}
     cosines = _cosines(np.concatenate(old), np.concatenate(new))
     return {"sampled": len(chosen), **cosines, "top10_overlap": float(np.concatenate(overlaps).mean())}
 
@@ -96,7 +99,7 @@ def _vectors(
     return before, after
 
 
-def _known_part(data: Interactions, rows: IntArray, event_types: int) -> Interactions:
+def _readable_part(data: Interactions, rows: IntArray, event_types: int) -> Interactions:
     """The same users with the events that the bundle can read: known items and types, whose codes are the lowest."""
     kept = (rows[data.item] >= 0) & (data.item >= 0) & (data.kind <= event_types)
     before = np.append(0, np.cumsum(kept))

@@ -158,7 +158,7 @@ class Lesson:
         since = datetime.fromtimestamp(self.start.since_us / 1e6, UTC).isoformat()
         return {
             "warm_start": {"release_id": self.start.bundle.release_id, "new_since": since, **self.counts},
-            "drift": measure_drift(self.start.bundle, pair, data, self.rows, seed=seed),
+            "drift": measure_drift(self.start.bundle, pair, data, self.rows, self.start.learnt(self.rows), seed=seed),
         }
 
 
