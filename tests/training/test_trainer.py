@@ -106,6 +106,26 @@ def test_a_bfloat16_run_learns_and_leaves_float32_weights_and_curves(planted: Pa
     assert curves["epoch/loss"][-1] < curves["epoch/loss"][0] and curves["training/positions a second"][0] > 100
 
 
+def test_the_loss_of_bfloat16_towers_is_that_of_float32_to_their_rounding() -> None:
+    random = np.random.default_rng(0)
+    text = random.standard_normal((30, 12)).astype(np.float32)
+    torch.manual_seed(0)
+    sizes = TowerConfig(dim=16, history_length=6, hidden=32)
+    catalogue = Catalogue(text, np.zeros((30, 1), np.int64), {})
+    pair = TowerPair(catalogue, sizes, event_types=1, time_features=True, dropout=0.0, trained=np.ones(30, np.bool_))
+    item = torch.arange(24).reshape(4, 6)
+    batch = Batch(item, torch.ones_like(item), torch.ones(4, 6), torch.full((4,), 6), item + 1)
+    found = {}
+    for low in (False, True):
+        pair.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss = pair.loss(batch, temperature=0.1, residual_dropout=0.0)
+        torch.autograd.backward(loss)
+        assert loss.dtype == torch.float32 and pair.residual.grad is not None and pair.residual.grad.dtype == torch.float32
+        found[low] = loss.item()
+    assert found[True] != found[False] and found[True] == pytest.approx(found[False], rel=0.02)
+
+
 def test_curves_without_the_package_are_refused_before_anything_is_done(
     planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
