@@ -60,12 +60,14 @@ class ItemReplay:
         popularity = bundle.items["popularity"].to_numpy()
         self._popularity = torch.from_numpy(popularity.astype(np.float32) / max(popularity.sum(), 1))  # (N,)
 
-    def ranks(self, placement: Placement, delay_us: int | None, progress: Progress) -> IntArray:
-        """(A,) int64, 0 = best: where items that become visible so much later put the targets. None: never.
+    def ranks(self, placement: Placement, delay_us: int | None, progress: Progress) -> tuple[IntArray, NDArray[np.bool_]]:
+        """Where items that become visible so much later put the targets, (A,) int64, 0 = best; None: never.
 
-        What stands where equal scores meet is the row. Without a history the known items stand by popularity, new ones behind.
+        Also (A,) bool: the target is visible when it is asked for, as every known item is. What stands where equal scores
+        meet is the row. Without a history the known items stand by popularity, new ones behind.
         """
         found = np.empty(len(self.questions), dtype=np.int64)
+        there = ~self.is_new
         with torch.inference_mode(), progress.bar("items", len(found)) as bar:
             vectors = self._user_vectors(placement, delay_us)
             shown = self._shown(placement, delay_us)
@@ -80,6 +82,8 @@ class ItemReplay:
                 )
                 for place in range(len(some)):
                     items, visible = next(shown)
+                    if self.is_new[begin + place]:
+                        there[begin + place] = visible[self.questions.items[begin + place] - self._new.known]
                     if has_vector[place]:
                         own = np.where(visible, items @ users[place], -np.inf)
                         scores[place, self._new.known :] = torch.from_numpy(own.astype(np.float32))
@@ -88,7 +92,7 @@ class ItemReplay:
                 scores[torch.from_numpy(owners), torch.from_numpy(seen)] = -torch.inf
                 found[some] = score_ranks(scores, self.questions.items[some])
                 bar.update(len(some))
-        return found
+        return found, there
 
     def _shown(self, placement: Placement, delay_us: int | None) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         """For each question, the vectors of the new items, (M, D), and which of them are visible, (M,)."""

@@ -82,7 +82,7 @@ def measure_items(timeline: Timeline, bundle: Bundle, settings: Settings, progre
     entries = []
     for placement in _placements(timeline, bundle, new, progress):
         progress.say(f"replay of new items, placed by {placement.name}")
-        ranks = {
+        found = {
             name: replayed.ranks(placement, None if delay is None else delay * 1_000_000, progress)
             for name, delay in DELAYS_S.items()
         }
@@ -94,8 +94,10 @@ def measure_items(timeline: Timeline, bundle: Bundle, settings: Settings, progre
             "targets": {name: int(inside.sum()) for name, inside in parts.items()},
         }
         for name, inside in parts.items():
-            chosen = {policy: found[inside] for policy, found in ranks.items()}
+            chosen = {policy: ranks[inside] for policy, (ranks, _) in found.items()}
             entry[name] = summarise(chosen, replayed.users[inside], resamples=settings.resamples, seed=settings.seed)
+        for row in entry["new"]:
+            row["visible"] = float(found[row["policy"]][1][replayed.is_new].mean())
         entries.append(entry)
     return entries
 

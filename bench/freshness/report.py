@@ -50,11 +50,12 @@ def _fallback(rows: Sequence[Mapping[str, Any]]) -> str:
 def _items(entry: Mapping[str, Any]) -> str:
     lines = [
         f"{entry['new_items']:,} items came up after the cut, {entry['placed_items']:,} placed by {entry['placed_by']}",
-        f"{'visible after':<14}{'new R@10':>9}{'95 %':>18}{'N@10':>8}{'known R@10':>12}{'all R@10':>10}{'95 %':>18}",
+        f"{'visible after':<14}{'visible':>8}{'new R@10':>10}{'95 %':>18}{'N@10':>8}"
+        f"{'known R@10':>12}{'all R@10':>10}{'95 %':>18}",
     ]
     for new, known, both in zip(entry["new"], entry["known"], entry["all"], strict=True):
         lines.append(
-            f"{new['policy']:<14}{new['R@10']:>9.4f}{_range(new):>18}{new['N@10']:>8.4f}"
+            f"{new['policy']:<14}{new['visible']:>8.1%}{new['R@10']:>10.4f}{_range(new):>18}{new['N@10']:>8.4f}"
             f"{known['R@10']:>12.4f}{both['R@10']:>10.4f}{_range(both):>18}"
         )
     return "\n".join(lines)

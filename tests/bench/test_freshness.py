@@ -136,6 +136,10 @@ def test_new_items_are_found_when_they_are_visible_and_not_before(timeline: Time
         assert [row["policy"] for row in entry["new"]] == list(DELAYS_S)
         assert entry["targets"]["new"] + entry["targets"]["known"] == entry["targets"]["all"]
         assert by_policy(entry["new"])["never"]["R@10"] == 0
+        visible = [row["visible"] for row in entry["new"]]
+        assert visible == sorted(visible, reverse=True)
+        assert all(row["R@10"] <= row["visible"] for row in entry["new"])
+        assert visible[-1] == 0
         assert max(row["R@10"] for row in entry["new"]) > 0
     never = [by_policy(entry["known"])["never"]["R@10"] for entry in entries.values()]
     assert never[0] == never[1] > 0, "without new items the way to place them does not matter"

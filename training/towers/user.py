@@ -85,6 +85,10 @@ class UserTower(nn.Module):
         self.blocks = nn.ModuleList(Block(dim=dim, heads=heads, hidden=hidden, dropout=dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim)
         self.out = nn.Linear(dim, dim)
+        # A tower starts by answering with what is near the last items, not at random: where items have few events (three
+        # each on RetailRocket, validation R@10 .074 instead of .039) that is most of what can be learnt.
+        nn.init.eye_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, history: Tensor, event_type: Tensor, seconds_before_newest: Tensor, length: Tensor) -> Tensor:
         """(B, L, D) f32, (B, L) i64, (B, L) f32, (B,) i64 -> (B, D) float32 unit rows.
