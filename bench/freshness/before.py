@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.freshness.timeline import Timeline
@@ -42,8 +42,20 @@ def write_before(timeline: Timeline, out: Path) -> None:
     pq.write_table(events, drafts / "events.parquet")
     pq.write_table(items, drafts / "items.parquet")
     (drafts / "rejects.jsonl").touch()
-    users = len(np.unique(timeline.events.user[timeline.events.time_us < timeline.cut_us]))
-    info = timeline.dataset.info
-    counts = {"events": events.num_rows, "users": users, "items": items.num_rows}
-    publish_dataset(out, drafts, {**info, "source": f"{info.get('source')}, before the cut", "counts": counts, "rejected": {}})
+    publish_dataset(out, drafts, _describe(timeline, events, items))
     drafts.rmdir()
+
+
+def _describe(timeline: Timeline, events: pa.Table, items: pa.Table) -> dict[str, Any]:
+    """dataset.json of this part: nothing of what the whole says of itself, such as up to when it goes, holds here too."""
+    info = timeline.dataset.info
+    span = pc.min_max(events["occurred_at"]).as_py()
+    return {
+        "kind": info.get("kind"),
+        "source": f"{info.get('source')}, before the cut",
+        "times": info["times"],
+        "counts": {"events": events.num_rows, "users": len(events["user_id"].unique()), "items": items.num_rows},
+        "first_event": span["min"].isoformat(),
+        "last_event": span["max"].isoformat(),
+        "rejected": {},
+    }

@@ -1,15 +1,18 @@
 """The freshness replay, on people who walk along a circle of items: what is late cannot know where they are."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from bench.freshness.__main__ import main
 from bench.freshness.agreement import compare
+from bench.freshness.before import write_before
 from bench.freshness.measure import DELAYS_S, Settings, measure_items, measure_users, schedule_of
 from bench.freshness.policies import POLICIES
 from bench.freshness.replay import POPULARITY, Replayed
@@ -177,13 +180,40 @@ def test_answers_from_other_vectors_are_told_from_ties(bundle: Bundle, measured:
     assert empty.as_json()["largest_difference"] is None
 
 
+def test_what_the_model_is_taught_says_of_itself_what_holds_before_the_cut(timeline: Timeline, tmp_path: Path):
+    table = timeline.table.filter(pa.array(timeline.events.time_us < timeline.cut_us))
+    info = {"first_event": "too early", "last_event": "too late", "notes": {"of": "all"}, "watermark": {"position": 7}}
+    dataset = replace(timeline.dataset, info=timeline.dataset.info | info)
+    write_before(replace(timeline, dataset=dataset), tmp_path)
+    written = read_dataset(tmp_path)
+    assert set(written.info) == {"kind", "source", "times", "counts", "first_event", "last_event", "rejected"}
+    times = sorted(table["occurred_at"].to_pylist())
+    assert (written.info["first_event"], written.info["last_event"]) == (times[0].isoformat(), times[-1].isoformat())
+    assert written.info["counts"] == {
+        "events": table.num_rows,
+        "users": len(table["user_id"].unique()),
+        "items": int(timeline.known.sum()),
+    }
+
+
 def test_without_a_bundle_one_is_trained_on_what_was_before_the_cut_and_kept(walk: World, tmp_path: Path, capfd: Any):
-    file, kept = tmp_path / "result.json", tmp_path / "bundle"
+    file, kept, data = tmp_path / "result.json", tmp_path / "bundle", tmp_path / "data"
+    shutil.copytree(walk.data, data)
+    all_of_it = read_timeline(read_dataset(data)).table["occurred_at"].to_pylist()
+    says = {"first_event": min(all_of_it).isoformat(), "last_event": max(all_of_it).isoformat()}
+    says |= {"notes": {"of": "all"}, "watermark": {"epoch": "1" * 32, "position": 7}}
+    info = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
+    (data / "dataset.json").write_text(json.dumps(info | says), encoding="utf-8")
     settings = ["towers.dim=8", "towers.history_length=6", "towers.hidden=8", "training.epochs=2", "training.positions=256"]
-    command = ["--data", str(walk.data), "--bundle", str(kept), "--json", str(file), "--resamples", "50"]
+    command = ["--data", str(data), "--bundle", str(kept), "--json", str(file), "--resamples", "50"]
     assert main([*command, "--set", "text.encoder=none", *settings]) == 0
     result = json.loads(file.read_text(encoding="utf-8"))
-    bundle, timeline = read_bundle(kept), read_timeline(read_dataset(walk.data))
+    bundle, timeline = read_bundle(kept), read_timeline(read_dataset(data))
+    before = [time for time in all_of_it if time.timestamp() * 1e6 < timeline.cut_us]
+    taught = bundle.manifest.training
+    assert taught["taught_until"] == max(before).isoformat(), "what comes after the cut is new to a warm start"
+    assert taught["dataset"]["counts"]["events"] == len(before)
+    assert bundle.manifest.watermark is None, "it is of a journal that goes on after the cut"
     assert result["bundle"]["release_id"] == bundle.release_id
     assert len(bundle.item_ids) == int(timeline.known.sum())
     assert bundle.items["popularity"].to_numpy().sum() <= (timeline.events.time_us < timeline.cut_us).sum()
