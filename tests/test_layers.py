@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("client", "index", "training", "server", "bench")
 TOWERS = {"training.towers", "training.export", "training.catalogue", "training.config"}
 DATA = {"training.dataset", "training.interactions", "training.windows", "training.errors", "training.progress"}
-REPLAY = {"training.fit", "server.app", "server.config"}
+REPLAY = {"training.fit", "training.text", "server.app", "server.config"}
 ALLOWED = {
     "client": {"towerbridge"},
     "index": {"index"},
@@ -17,7 +17,8 @@ ALLOWED = {
     "server": {"server", "index", "towerbridge.v1"},
     # The journal alone is what durable calls are compared with. bench.world fills a journal, and exports training's towers, so
     # that what is measured has the operators that are served. bench.freshness reads what training imports, trains on the part
-    # before the cut, and runs a whole server in its own process, since the server's clock must be the replay's.
+    # before the cut, places new items by their text, and runs a whole server in its own process, since the server's clock must
+    # be the replay's.
     "bench": {"bench", "index", "towerbridge", "server.journal", "server.errors", *TOWERS, *DATA, *REPLAY},
 }
 # A command that calls a running server, as any client does; nothing imports it.

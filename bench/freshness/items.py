@@ -39,10 +39,10 @@ def new_items(timeline: Timeline, bundle: Bundle) -> NewItems:
     late = ~timeline.known & (timeline.first_seen_us < np.iinfo(np.int64).max)  # (N',) of the dataset's items
     rows = np.flatnonzero(late)
     place = np.cumsum(late) - 1 + len(bundle.item_ids)
-    is_late = late[timeline.events.item]
+    is_late = np.append(late, False)[timeline.events.item]
     hidden = np.zeros(len(bundle.item_ids), dtype=bool)
     hidden[coded.item[is_late & (coded.item >= 0)]] = True
-    item = np.where(is_late, place[timeline.events.item], coded.item)
+    item = np.where(is_late, np.append(place, -1)[timeline.events.item], coded.item)
     events = replace(coded, item=item, items=len(bundle.item_ids) + len(rows))
     return NewItems(events, hidden, rows, timeline.first_seen_us[rows], len(bundle.item_ids))
 
@@ -61,10 +61,10 @@ class ItemReplay:
         self._popularity = torch.from_numpy(popularity.astype(np.float32) / max(popularity.sum(), 1))  # (N,)
 
     def ranks(self, placement: Placement, delay_us: int | None, progress: Progress) -> tuple[IntArray, NDArray[np.bool_]]:
-        """Where items that become visible so much later put the targets, (A,) int64, 0 = best; None: never.
+        """Where items that become visible so much later put the targets, (A,) int64, 0 = best; delay None: they never do.
 
         Also (A,) bool: the target is visible when it is asked for, as every known item is. What stands where equal scores
-        meet is the row. Without a history the known items stand by popularity, new ones behind.
+        meet is the row. Without a history the known items stand by popularity, and new ones are not found.
         """
         found = np.empty(len(self.questions), dtype=np.int64)
         there = ~self.is_new

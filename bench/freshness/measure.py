@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.freshness.agreement import compare
 from bench.freshness.fallback import fallbacks
-from bench.freshness.histories import Histories
+from bench.freshness.histories import Histories, rows_before
 from bench.freshness.items import ItemReplay, NewItems, new_items
 from bench.freshness.placement import ByContent, ByVisitors, Placement
 from bench.freshness.policies import POLICIES, IntArray, Schedule, schedule
@@ -129,15 +129,13 @@ def schedule_of(timeline: Timeline, name: str, settings: Settings) -> Schedule:
 
 def _gaps(events: Interactions, targets: IntArray) -> IntArray:
     """(T,) int64 microseconds since the user's last event with an earlier stamp, -1 where there is none."""
-    from bench.freshness.histories import rows_before
-
     users, times_us = events.user[targets], events.time_us[targets]
     last = rows_before(events, users, times_us) - 1
     return np.where(last >= events.offsets[users], times_us - events.time_us[np.maximum(last, 0)], -1)
 
 
 def _placements(timeline: Timeline, bundle: Bundle, new: NewItems, progress: Progress) -> list[Placement]:
-    by_content = ByContent(bundle, timeline.dataset, new.rows, new.first_seen_us)
+    by_content = ByContent(bundle, timeline.dataset, new.rows, new.first_seen_us, progress)
     by_visitors = _by_visitors(bundle, new, progress)
     return [by_content, by_visitors] if by_content.placed else [by_visitors]
 

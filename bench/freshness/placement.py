@@ -6,8 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.freshness.policies import NEVER_US, IntArray
-from index.bundle import Bundle, load_text_encoder
+from index.bundle import Bundle
 from training.dataset import Dataset
+from training.progress import Progress
+from training.text import encode_texts
+
+_TEXTS_AT_ONCE = 64
 
 Shown = tuple[NDArray[np.float32], NDArray[np.bool_]]
 """(M, D) float32 unit rows, and (M,) bool: which of them are there to be found."""
@@ -36,24 +40,25 @@ class ByContent:
     """By the item tower from text and categories, with residual 0, from an item's first event on.
 
     When an item came into the catalogue no log of events says; its first event says that it was there by then. An item
-    without text and categories is not placed.
+    without text and known categories is not placed, as in the service.
     """
 
     name = "content"
 
-    def __init__(self, bundle: Bundle, dataset: Dataset, rows: IntArray, first_seen_us: IntArray) -> None:
-        """rows, first_seen_us: (M,) int64 of the new items."""
+    def __init__(self, bundle: Bundle, dataset: Dataset, rows: IntArray, first_seen_us: IntArray, progress: Progress) -> None:
+        """rows, first_seen_us: (M,) int64 of the new items. Text goes through the bundle's template, if there is any."""
         items = dataset.items.take(rows)
-        texts: list[str] = items["text"].to_pylist()
+        template = bundle.manifest.text.template
+        texts = [template.replace("{text}", text) if text else "" for text in items["text"].to_pylist()]
         categories = [bundle.category_codes(one or []) for one in items["categories"].to_pylist()]
         codes = np.array(categories, dtype=np.int64).reshape(len(rows), bundle.manifest.category_slots)  # (M, C)
-        text = np.zeros((len(rows), bundle.manifest.text.dim), dtype=np.float32)  # (M, T)
-        described = np.array([bool(one) for one in texts], dtype=bool)
-        if bundle.text_encoder is not None and described.any():
-            encoder = load_text_encoder(bundle.text_encoder)
-            text[described] = encoder.encode([one for one in texts if one])
+        placed = (codes > 0).any(axis=1)
+        if bundle.text_encoder is None:
+            text = np.zeros((len(rows), bundle.manifest.text.dim), dtype=np.float32)  # (M, T)
+        else:
+            text = encode_texts(bundle.text_encoder, texts, batch_size=_TEXTS_AT_ONCE, progress=progress)
+            placed |= np.array([bool(one) for one in texts], dtype=bool)
         self._vectors = bundle.encode_items(text, codes, np.zeros((len(rows), bundle.manifest.dim), dtype=np.float32))
-        placed = (text != 0).any(axis=1) | (codes > 0).any(axis=1)
         self._from_us = np.where(placed, first_seen_us, NEVER_US)
         self.placed = int(placed.sum())
 

@@ -11,6 +11,9 @@ from bench.freshness.policies import IntArray
 from training.progress import Progress
 
 CUTOFF = 10
+NEVER = np.iinfo(np.int64).max
+"""The rank of what cannot be found: no hit, however few the items are."""
+
 _MOST_SCORES = 1 << 24  # at once: 64 MiB of float32
 _MOST_ROWS = 512
 
@@ -39,7 +42,10 @@ class Questions:
 
 
 def popularity_ranks(questions: Questions, popularity: NDArray[np.float64]) -> IntArray:
-    """(T,) int64, 0 = best: where popularity (N,) puts each target. Equal counts stand in row order, as in the service."""
+    """(T,) int64, 0 = best: where popularity (N,) puts each target. Equal counts stand in row order, as in the service.
+
+    NEVER for an unknown item.
+    """
     places = np.empty(len(popularity), dtype=np.int64)
     places[np.argsort(-popularity, kind="stable")] = np.arange(len(popularity))
     ranks = np.where(questions.items >= 0, places[questions.items], len(places))
@@ -47,6 +53,7 @@ def popularity_ranks(questions: Questions, popularity: NDArray[np.float64]) -> I
         owners, items = questions.seen(some)
         better = places[items] < ranks[some][owners]
         ranks[some] -= np.bincount(owners[better], minlength=len(some))
+    ranks[questions.items < 0] = NEVER
     return ranks
 
 
@@ -60,7 +67,7 @@ def ranks(
 ) -> IntArray:
     """(m,) int64, 0 = best: where the vector vectors[which[i]] puts the target of question chosen[i].
 
-    Equal scores stand in row order. An unknown item stands behind all.
+    Equal scores stand in row order. NEVER for an unknown item.
     """
     found = np.empty(len(chosen), dtype=np.int64)
     matrix = torch.from_numpy(item_vectors).T  # (D, N)
@@ -76,13 +83,16 @@ def ranks(
 
 
 def score_ranks(scores: torch.Tensor, items: IntArray) -> IntArray:
-    """(B,) int64, 0 = best, from scores (B, N) and the row looked for of each, or -1. Equal scores stand in row order."""
+    """(B,) int64, 0 = best, from scores (B, N) and the row looked for of each, or -1. Equal scores stand in row order.
+
+    NEVER for -1, and where the score looked for is -inf: it is no candidate.
+    """
     rows = torch.from_numpy(items)
     own = scores[torch.arange(len(rows)), rows.clamp(min=0)][:, None]
     above = (scores > own).sum(1)
     for place in torch.nonzero((scores >= own).sum(1) > above + 1)[:, 0].tolist():  # few rows have ties
         above[place] += (scores[place, : int(rows[place])] == own[place]).sum()
-    above[rows < 0] = scores.shape[1]
+    above[(rows < 0) | (own[:, 0] == -torch.inf)] = NEVER
     ranked: IntArray = above.numpy()
     return ranked
 

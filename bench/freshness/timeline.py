@@ -21,7 +21,8 @@ SHARE_BEFORE = 0.8
 class Timeline:
     """Everyone's events, and which of them lie after the cut and are asked for.
 
-    Item rows are those of `dataset.items`, event rows those of `table`. Users are numbered as they come in it.
+    Item rows are those of `dataset.items`, -1 for one that is not listed there, which is never asked for. Event rows are
+    those of `table`. Users are numbered as they come in it.
     """
 
     dataset: Dataset
@@ -49,7 +50,10 @@ class Timeline:
 
 
 def read_timeline(dataset: Dataset) -> Timeline:
-    """Cuts where four fifths of the events lie before. Raises DatasetError if there is no time, or nothing to ask."""
+    """Cuts at the stamp of the event that four fifths come before; those with the same stamp all lie after the cut.
+
+    Raises DatasetError if there is no time, or nothing to ask.
+    """
     if not dataset.has_real_times:
         raise DatasetError(
             f"{dataset.path}: has only an order and no times, so nothing in it can be late; give data with times"
@@ -58,8 +62,9 @@ def read_timeline(dataset: Dataset) -> Timeline:
     events = load_interactions(table, dataset.items["item_id"])
     cut_us = int(np.sort(events.time_us)[int(SHARE_BEFORE * len(events.time_us))])
     first_seen_us = np.full(events.items, np.iinfo(np.int64).max)
-    np.minimum.at(first_seen_us, events.item, events.time_us)
-    after = np.flatnonzero(first_interactions(events) & (events.time_us >= cut_us))
+    listed = events.item >= 0
+    np.minimum.at(first_seen_us, events.item[listed], events.time_us[listed])
+    after = np.flatnonzero(first_interactions(events) & listed & (events.time_us >= cut_us))
     asked = after[np.argsort(events.time_us[after], kind="stable")]
     timeline = Timeline(dataset, table, events, cut_us, first_seen_us, asked)
     if not len(timeline.targets):
@@ -84,4 +89,4 @@ def in_bundle(timeline: Timeline, bundle: Bundle) -> Interactions:
         )
     types = dict(bundle.manifest.event_types)
     coded = load_interactions(timeline.table, ids, types)
-    return replace(coded, item=rows[coded.item], items=len(bundle.item_ids))
+    return replace(coded, item=np.append(rows, -1)[coded.item], items=len(bundle.item_ids))
