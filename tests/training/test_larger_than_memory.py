@@ -20,7 +20,7 @@ from training.cli import main
 from training.dataset import read_dataset
 from training.distinct import Distinct
 from training.errors import DatasetError
-from training.importers import sorting, tables
+from training.importers import csv_rows, sorting, tables
 from training.importers.events import NUMBERED_SCHEMA
 from training.importers.sorting import EventSorter
 from training.interactions import Interactions, first_interactions, load_interactions, next_new_item
@@ -161,7 +161,7 @@ def test_events_that_are_not_sorted_are_refused_wherever_a_piece_ends() -> None:
 def test_the_unit_of_times_is_told_by_the_whole_column_and_not_by_a_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(tables, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(csv_rows, "BLOCK_BYTES", 64)
     stamps = [5, 6, 7, 8, 9, 10, 11, 12, *range(1_700_000_000_000, 1_700_000_000_020)]  # milliseconds, the first from 1970
     table = pa.table({"user": ["a"] * 28, "item": ["x"] * 28, "ts": stamps})
     if kind == "csv":
@@ -176,7 +176,7 @@ def test_the_unit_of_times_is_told_by_the_whole_column_and_not_by_a_piece(
 def test_rows_of_a_csv_keep_their_numbers_where_torn_lines_lie_between_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(csv_rows, "BLOCK_BYTES", 64)
     lines = [f"a,x,{row}" if row % 3 else f"a,x,{row},torn" for row in range(1, 60)]
     lines[9] = ",x,10"
     (tmp_path / "events.csv").write_text("user,item,ts\n" + "\n".join([*lines, ",x,60"]) + "\n")

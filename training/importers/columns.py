@@ -1,5 +1,7 @@
 """Which source column is which: aliases, overrides, and reading ids whatever type they have."""
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -71,3 +73,9 @@ def as_strings(column: pa.ChunkedArray | pa.Array) -> pa.Array:
         integers = pc.if_else(whole, array, pa.scalar(None, array.type)).cast(pa.int64()).cast(pa.string())
         return pc.coalesce(integers, array.cast(pa.string()))
     return array.cast(pa.string())
+
+
+def flags(values: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.bool_]:
+    """(n,) bool of a column of booleans; null is false."""
+    found: npt.NDArray[np.bool_] = np.asarray(pc.fill_null(values, False), dtype=np.bool_)
+    return found

@@ -45,7 +45,7 @@ class Draft:
             worst = ", ".join(f"{count} {reason}" for reason, count in self.rejects.counts.most_common(3))
             reason = worst or "the source is empty"
             raise DatasetError(f"{source}: no usable event is left ({reason}); correct the source or name its columns")
-        survey = Survey(self.rejects.places, ordinal=ordinal)
+        survey = Survey(self.rejects, ordinal=ordinal)
         self._write_events(survey)
         catalogue = items_of_events(survey.item_ids) if items is None else items
         pq.write_table(catalogue, self._folder / "items.parquet")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.dataset import EVENT_SCHEMA
-from training.importers.columns import as_strings, find_column, need_column
+from training.importers.columns import as_strings, find_column, flags, need_column
 from training.importers.rejects import Marks, Rejects
 from training.importers.times import UnixUnit, parse_times
 
@@ -59,11 +59,11 @@ def clean_events(
     users = check_ids(raw[columns.user_id], "user_id", marks)
     items = check_ids(raw[columns.item_id], "item_id", marks)
     types = _types(raw, columns.event_type, rules.type_names)
-    marks.reject(~_flags(pc.fill_null(pc.match_substring_regex(types, EVENT_TYPE), False)), "event_type malformed")
+    marks.reject(~flags(pc.match_substring_regex(types, EVENT_TYPE)), "event_type malformed")
     times, readable = parse_times(raw[columns.occurred_at], rules.unit)
     marks.reject(~readable, "time unreadable or outside 1969-2100")
     if rules.item_ids is not None:
-        marks.reject(~_flags(pc.is_in(items, value_set=rules.item_ids)), "item not in the items file")
+        marks.reject(~flags(pc.is_in(items, value_set=rules.item_ids)), "item not in the items file")
     marks.report(rejects)
     stamps = pa.array(times).cast(EVENT_SCHEMA.field("occurred_at").type)
     table = pa.table([users, items, types, stamps, pa.array(row)], schema=NUMBERED_SCHEMA)
@@ -75,10 +75,10 @@ def check_ids(column: pa.ChunkedArray, name: str, marks: Marks) -> pa.Array:
     ids = as_strings(column)
     size = pc.fill_null(pc.binary_length(pc.utf8_trim_whitespace(ids)), 0).to_numpy(zero_copy_only=False)
     marks.reject(size == 0, f"{name} missing")
-    marks.reject(_flags(pc.fill_null(pc.match_substring_regex(ids, NO_ID), False)), f"{name} is nan, inf, null or none")
+    marks.reject(flags(pc.match_substring_regex(ids, NO_ID)), f"{name} is nan, inf, null or none")
     size = pc.fill_null(pc.binary_length(ids), 0).to_numpy(zero_copy_only=False)
     marks.reject(size > MAX_ID_BYTES, f"{name} over {MAX_ID_BYTES} bytes")
-    marks.reject(_flags(pc.fill_null(pc.match_substring(ids, "\0"), False)), f"{name} with a NUL character")
+    marks.reject(flags(pc.match_substring(ids, "\0")), f"{name} with a NUL character")
     return ids
 
 
@@ -90,8 +90,3 @@ def _types(raw: pa.Table, column: str | None, names: Mapping[str, str]) -> pa.Ar
     for old, new in names.items():
         types = pc.if_else(pc.equal(types, old), new, types)
     return types
-
-
-def _flags(values: pa.Array) -> npt.NDArray[np.bool_]:
-    flags: npt.NDArray[np.bool_] = values.to_numpy(zero_copy_only=False).astype(np.bool_)
-    return flags

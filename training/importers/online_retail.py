@@ -4,9 +4,6 @@ Kept are lines of a known customer that were not cancelled and are goods; each i
 their minute, and their order is the file's. Times are the shop's clock, taken as UTC.
 """
 
-import codecs
-import gzip
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.errors import DatasetError
+from training.importers.columns import flags
 from training.importers.events import NUMBERED_SCHEMA, check_ids
 from training.importers.items import empty_categories
 from training.importers.rejects import Marks, Rejects
@@ -48,18 +46,18 @@ def import_online_retail(path: Path, rejects: Rejects) -> tuple[pa.Table, pa.Tab
 
     An item's text is its most frequent description, its price the median one.
     """
-    file = open_table(path, "csv", encoding=_encoding(path))
+    file = open_table(path, "csv", other_encoding="latin-1")
     column = {name: _find(name, file.columns, path) for name in NAMES}
     raw, row = read_table(file, table="events", rejects=rejects)
     marks = Marks("events", raw, row)
     customer = pa.chunked_array([pc.replace_substring_regex(raw[column["customer"]].combine_chunks(), r"\.0$", "")])
     users = check_ids(customer, "user_id", marks)
     cancelled = pc.match_substring_regex(raw[column["invoice"]], "^[Cc]")
-    marks.reject(_flags(cancelled), "cancelled invoice")
+    marks.reject(flags(cancelled), "cancelled invoice")
     quantity = pd.to_numeric(raw[column["quantity"]].to_pandas(), errors="coerce").to_numpy(dtype=np.float64)
     marks.reject(~(quantity > 0), "quantity unreadable or not above 0")
     items = check_ids(raw[column["item"]], "item_id", marks)
-    marks.reject(_flags(pc.match_substring_regex(items, NO_GOODS)), "no goods but postage, fees, vouchers and the like")
+    marks.reject(flags(pc.match_substring_regex(items, NO_GOODS)), "no goods but postage, fees, vouchers and the like")
     times, readable = _times(raw[column["time"]])
     marks.reject(~readable, "time unreadable or outside 1969-2100")
     marks.report(rejects)
@@ -76,22 +74,6 @@ def _find(name: str, columns: list[str], path: Path) -> str:
         if known.lower() in lowered:
             return lowered[known.lower()]
     raise DatasetError(f"{path}: no column {' or '.join(NAMES[name])}; it has {', '.join(columns)}; is it Online Retail?")
-
-
-def _encoding(path: Path) -> str:
-    """latin-1 where the file is not UTF-8, as a widespread copy of it is not."""
-    if not path.is_file():
-        return "utf-8"  # open_table says so
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        try:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                decoder.decode(block)
-        except UnicodeDecodeError:
-            return "latin-1"
-        except (OSError, EOFError, zlib.error):
-            pass  # as does reading it
-    return "utf-8"
 
 
 def _times(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -127,8 +109,3 @@ def _items(ids: pa.ChunkedArray, text: pa.ChunkedArray, price: pa.ChunkedArray) 
             "price": pa.array(prices, pa.float64(), from_pandas=True),
         }
     )
-
-
-def _flags(values: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.bool_]:
-    flags: npt.NDArray[np.bool_] = np.asarray(pc.fill_null(values, False), dtype=np.bool_)
-    return flags

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from training.importers.notes import Notes
+
 MAX_VALUE_CHARACTERS = 300  # of one value in rejects.jsonl
 MOST_WRITTEN = 10_000  # rows of one reason in rejects.jsonl; all are counted
 
@@ -42,6 +44,7 @@ class Rejects:
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, dict[str, Any]] = {}  # of each reason the first bad row
         self.places = Places()
+        self.notes = Notes()  # on rows that are kept, as far as reading them shows it
         self._file = path.open("w", encoding="utf-8")
 
     def add(self, table: str, row: int, reason: str, values: dict[str, Any]) -> None:

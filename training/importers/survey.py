@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.distinct import Distinct
-from training.importers.rejects import Places
+from training.importers.notes import EXAMPLES
+from training.importers.rejects import Rejects
 from training.importers.sorting import same_instant
 
-EXAMPLES = 3
 MANY_EVENTS, MANY_TIMES = 1_000, 100  # very many events: more than 1,000 and than 100 times the median user's
 SINGLE = "users with a single event"
 MANY = "users with very many events"
@@ -24,30 +24,11 @@ NO_TEXT = "items without text"
 NO_EVENTS = "items without events"
 
 
-class Notes:
-    """{note: how often, and up to three examples}."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.examples: dict[str, list[dict[str, Any]]] = {}
-
-    def add(self, note: str, count: int, examples: list[dict[str, Any]]) -> None:
-        """Counts `count` more; examples beyond the third are left out."""
-        if count:
-            self.counts[note] += count
-            kept = self.examples.setdefault(note, [])
-            kept += examples[: EXAMPLES - len(kept)]
-
-    def describe(self) -> dict[str, Any]:
-        """As in dataset.json."""
-        return {note: {"count": self.counts[note], "examples": self.examples[note]} for note in sorted(self.counts)}
-
-
 class Survey:
     """Sees sorted events batch by batch. Memory: the ids of the items, and no more than a number for each size of user."""
 
-    def __init__(self, places: Places, *, ordinal: bool) -> None:
-        self._places, self._ordinal = places, ordinal
+    def __init__(self, rejects: Rejects, *, ordinal: bool) -> None:
+        self._places, self._ordinal = rejects.places, ordinal
         self._last: pa.Table | None = None  # the row before
         self._open: tuple[str, int] | None = None  # the user whose events go on, and how many there were
         self._sizes: Counter[int] = Counter()  # number of events -> users
@@ -55,7 +36,7 @@ class Survey:
         self._span: tuple[datetime, datetime] | None = None
         self._items = Distinct()
         self.types: Counter[str] = Counter()
-        self.notes = Notes()
+        self.notes = rejects.notes  # goes on with what was found as the rows were read
         self.events = 0
 
     def see(self, events: pa.Table) -> None:
