@@ -38,8 +38,28 @@ class Checkpoint:
     def read(self) -> dict[str, Any] | None:
         """What `write` was given, with this process's own random state set again; None where there is nothing.
 
-        Raises ConfigError for another run's checkpoint, naming what differs.
+        Every process calls it, and all of them find the same. Raises ConfigError where they do not, such as on machines
+        that share no folder, and for another run's checkpoint, naming what differs.
         """
+        self._ranks.wait()  # until the first process has removed what `--restart` leaves out of account
+        state = self._load()
+        place = None if state is None else [state.get("place", {}).get(name) for name in ("epoch", "step")]
+        found = self._ranks.gather(place)
+        if any(each != found[0] for each in found):
+            told = ", ".join(f"process {rank}: {'none' if each is None else each}" for rank, each in enumerate(found))
+            raise ConfigError(
+                f"{self.folder}: the processes find different checkpoints ([epoch, step] of {told}); "
+                "put the bundle into a folder that all machines share, or remove the checkpoint on each of them"
+            )
+        if state is None:
+            return None
+        own = state.pop("random")[self._ranks.rank]
+        torch.set_rng_state(own["cpu"])
+        if self._ranks.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], self._ranks.device)
+        return state
+
+    def _load(self) -> dict[str, Any] | None:
         if not (self.folder / "state.pt").is_file():
             return None
         try:
@@ -48,10 +68,6 @@ class Checkpoint:
             state: dict[str, Any] = torch.load(self.folder / "state.pt", map_location="cpu", weights_only=True)
         except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise ConfigError(f"{self.folder}: cannot be read ({type(error).__name__}); {ANEW}") from error
-        own = state.pop("random")[self._ranks.rank]
-        torch.set_rng_state(own["cpu"])
-        if self._ranks.device.type == "cuda":
-            torch.cuda.set_rng_state(own["cuda"], self._ranks.device)
         return state
 
     def due(self) -> bool:

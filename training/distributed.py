@@ -68,6 +68,10 @@ class Ranks:
         dist.broadcast(shared, src=0)
         return shared.numpy()
 
+    def wait(self) -> None:
+        """Until every process has come to this point."""
+        self.gather(None)
+
     def gather(self, value: T) -> list[T]:
         """Every process's value, in order of rank, in each of them."""
         if self.world == 1:

@@ -23,14 +23,17 @@ class Board:
     """Curves: loss, learning rate and positions a second over steps; validation and the item tower's gate over epochs."""
 
     def __init__(self, folder: Path | None, *, steps: int) -> None:
-        """`steps` that were taken before, by a run that goes on here: what was written beyond them is hidden."""
+        """`steps` that were taken before, by a run that goes on here: what was written from the last of them on is hidden.
+
+        Of the last one too, since the epoch that it ended, if it did, is closed and written once more.
+        """
         self._writer: Any = None
         self._loss, self._positions, self._steps, self._seconds = 0.0, 0, 0, 0.0
         self._last = time.perf_counter()
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder), purge_step=steps + 1)
+            self._writer = SummaryWriter(str(folder), purge_step=steps)
 
     def step(self, number: int, loss: Any, own: int, positions: int, rate: float) -> None:
         """`loss` is the sum over `own` positions, a number or a tensor, which is read only once in a while."""

@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +34,10 @@ def killed(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """BUNDLE.checkpoint of a fit that was killed outright in the middle of its work."""
     out = tmp_path_factory.mktemp("killed") / "bundle"
     folder = out.parent / "bundle.checkpoint"
-    line = [sys.executable, "-m", "training", *command(planted, out, f"training.checkpoint_minutes={EVERY_STEP}")]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for said in process.stderr:
-        if said.startswith("epoch   2"):
-            break
-    time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stderr.close()
+    more = f"training.checkpoint_minutes={EVERY_STEP}"
+    line = [sys.executable, "-m", "tests.training.killed", "10", *command(planted, out, more)]
+    done = subprocess.run(line, stderr=subprocess.PIPE, text=True, timeout=240, check=False)
+    assert done.returncode == -signal.SIGKILL and "epoch   1" in done.stderr
     assert (folder / "state.pt").is_file() and not out.exists()
     return folder
 
@@ -136,6 +129,36 @@ def test_wherever_a_run_is_cut_off_it_goes_on_alike(planted: Path, tmp_path: Pat
     assert [row["loss"] for row in again.curve] == [row["loss"] for row in history.curve]
     for name, value in pair.state_dict().items():
         assert torch.equal(value, whole[name]), name
+
+
+class Early(Checkpoint):
+    """One that is cut off before the first writing of the second epoch: the first one is closed, and no checkpoint says so."""
+
+    def write(self, state: dict[str, Any]) -> None:
+        if state["place"]["epoch"] == 2:
+            raise Interrupted
+        super().write(state)
+
+
+def test_an_epoch_that_is_closed_again_after_a_crash_is_in_the_curves_once(planted: Path, tmp_path: Path) -> None:
+    config = small_config("training.epochs=2")
+    for kind in (Early, Checkpoint):
+        pair, split = small_start(planted)
+        checkpoint = kind(tmp_path / "run", {}, minutes=EVERY_STEP, ranks=Ranks())
+        try:
+            train(
+                pair,
+                split.data,
+                split,
+                config,
+                history_length=8,
+                progress=QUIET,
+                checkpoint=checkpoint,
+                tensorboard=tmp_path / "curves",
+            )
+        except Interrupted:
+            assert kind is Early
+    assert len(read_curves(tmp_path / "curves")["epoch/loss"]) == 2
 
 
 def test_a_checkpoint_of_other_data_processes_or_device_names_what_differs(tmp_path: Path) -> None:

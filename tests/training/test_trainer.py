@@ -55,7 +55,7 @@ def test_the_sampled_softmax_learns_the_planted_pattern_from_a_few_negatives(pla
     pair, split = small_start(planted)
     config = small_config("training.loss=sampled", "training.negatives=12", "training.epochs=15")
     history = train(pair, split.data, split, config, history_length=8, progress=QUIET)
-    assert history.best["N@10"] > 0.8
+    assert history.best["N@10"] > 0.7
     assert len(history.curve) == history.epochs
 
 

@@ -1,14 +1,18 @@
 """What test_distributed.py lets torchrun start: small trainings by several processes; each writes what it came to."""
 
 import json
+import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from tests.training.test_trainer import QUIET, small_config, small_start
-from training.distributed import join
+from training.checkpoint import Checkpoint
+from training.distributed import Ranks, join
+from training.errors import ConfigError
 from training.trainer import train
 
 KINDS = {"full": ["training.loss=full", "training.accumulate=2"], "sampled": ["training.loss=sampled", "training.negatives=12"]}
@@ -25,11 +29,33 @@ def trained(data: Path, kind: str, **more: object) -> dict[str, object]:
     return {"losses": [row["loss"] for row in history.curve], "metrics": history.best, "vectors": vectors.tolist()}
 
 
+def resumed(out: Path, ranks: Ranks) -> dict[str, object]:
+    """What each process finds of a checkpoint: of a whole one, of one that the first removes late, of one that it has alone."""
+
+    def found(folder: Path) -> object:
+        try:
+            state = Checkpoint(folder, {}, minutes=1, ranks=ranks).read()
+        except ConfigError as error:
+            return str(error)
+        return state and state["place"]
+
+    shared, own = out / "run.checkpoint", out / f"{ranks.rank}.checkpoint"
+    checkpoint = Checkpoint(shared, {}, minutes=1, ranks=ranks)
+    checkpoint.write({"place": {"epoch": 2, "step": 3}})
+    told = {"whole": found(shared)}
+    if ranks.first:
+        shutil.copytree(shared, own)
+        time.sleep(0.5)
+    checkpoint.remove()
+    return told | {"removed": found(shared), "alone": found(own)}
+
+
 def main(data: Path, out: Path) -> None:
     torch.set_num_threads(1)
     with join() as ranks:
         found: dict[str, object] = {kind: trained(data, kind, ranks=ranks) for kind in KINDS}
         found["gathered"] = ranks.gather(ranks.rank * 10)
+        found["resumed"] = resumed(out, ranks)
         found["agreed"] = ranks.agree(ranks.first)
         found["array"] = ranks.array_from_first(lambda: np.full((2, 3), 7.5 + ranks.rank, np.float32)).tolist()
         (out / f"{ranks.rank}-of-{ranks.world}.json").write_text(json.dumps(found))

@@ -1,0 +1,29 @@
+"""`python -m tests.training.killed N …`: `python -m training …` that is killed outright after its Nth checkpoint.
+
+By itself, since how far a process has come when another one kills it depends on what else the machine does.
+"""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from training.checkpoint import Checkpoint
+from training.cli import main
+
+
+def kill_after(checkpoints: int) -> None:
+    """From now on this process ends by SIGKILL when it has written that many."""
+    write, left = Checkpoint.write, iter(range(checkpoints - 1))
+
+    def write_and_die(self: Checkpoint, state: dict[str, Any]) -> None:
+        write(self, state)
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Checkpoint.write = write_and_die  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    kill_after(int(sys.argv[1]))
+    sys.exit(main(sys.argv[2:]))
