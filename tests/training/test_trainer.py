@@ -91,7 +91,7 @@ def test_a_bfloat16_run_learns_and_leaves_float32_weights_and_curves(planted: Pa
     pair, split = small_start(planted)
     config = small_config("training.precision=bfloat16", "training.accumulate=2", "training.epochs=15")
     history = train(pair, split.data, split, config, history_length=8, progress=QUIET, tensorboard=tmp_path)
-    assert history.best["N@10"] > 0.8
+    assert history.best["N@10"] > 0.7
     assert {parameter.dtype for parameter in pair.parameters()} == {torch.float32}
     curves = read_curves(tmp_path)
     rare = {name: len(points) for name, points in curves.items() if not name.startswith("training/")}
