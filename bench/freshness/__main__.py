@@ -6,35 +6,34 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.freshness.errors import ReplayError
+from bench.freshness.options import parse
+from training.errors import ConfigError, TrainingError
+
 _DIFFERENT = 1
 _REFUSED = 2
-_EPILOG = """\
-examples:
-  python -m bench.freshness --data data/shop --bundle bundles/before --json freshness.json --plot freshness.png
-  python -m bench.freshness --data data/shop --bundle bundles/before --json freshness.json --through-service event 1h --items
-
-Events are cut at four fifths in time. Where there is no bundle at --bundle yet, one is trained on what was before the cut
-and kept there; without --bundle it is not kept. docs/freshness.md says what is measured, and what the JSON holds.
-"""
-_STALE = ("event", "10s", "2min", "10min", "1h", "1d", "never")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Replays, prints tables, writes JSON and picture."""
-    parsed = _parser().parse_args(arguments)
-    from index.bundle import BundleError
-    from training.errors import TrainingError
+    try:
+        parsed = parse(arguments)
+    except ConfigError as error:
+        return _refuse(str(error))
+    from index.bundle import BundleError  # torch takes seconds, which --help need not wait for
 
     try:
         return _run(parsed)
-    except (TrainingError, BundleError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+    except (TrainingError, BundleError, ReplayError) as error:
+        return _refuse(str(error))
     except OSError as error:
-        print(
-            f"{error.filename or 'disk'}: {error.strerror or error}; look at path, permissions and free space", file=sys.stderr
-        )
+        return _refuse(f"{error.filename or 'disk'}: {error.strerror or error}; look at path, permissions and free space")
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        return _refuse("interrupted; nothing was written")
+
+
+def _refuse(message: str) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
     return _REFUSED
 
 
@@ -47,12 +46,13 @@ def _run(parsed: argparse.Namespace) -> int:
     from training.dataset import read_dataset
     from training.progress import Progress
 
-    for file in (parsed.json, parsed.plot):
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)  # before the hours, not after them
     progress = Progress(parsed.quiet)
     torch.set_num_threads(parsed.threads)
     timeline = read_timeline(read_dataset(parsed.data))
+    if parsed.through_service is not None:
+        from bench.freshness.service import check_histories
+
+        check_histories(timeline)  # before the minutes, not after them
     bundle = _bundle(parsed, timeline, progress)
     settings = Settings(parsed.seed, parsed.lag, parsed.resamples)
     result: dict[str, Any] = about(timeline, bundle, settings)
@@ -64,6 +64,9 @@ def _run(parsed: argparse.Namespace) -> int:
         policies = parsed.through_service or ["event"]
         result["through_service"] = measure_service(timeline, bundle, replayed, policies, settings, progress)
     print(tables(result))
+    for file in (parsed.json, parsed.plot):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
     parsed.json.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if parsed.plot is not None:
         plot(result, parsed.plot)
@@ -89,42 +92,6 @@ def _bundle(parsed: argparse.Namespace, timeline: Any, progress: Any) -> Any:
         out = parsed.bundle if parsed.bundle is not None else Path(folder) / "bundle"
         train_before(timeline, out, config, progress)
         return read_bundle(out)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.freshness",
-        description="Replays real events to measure what a fresh user vector, and a new item found soon, are worth.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="DATA", help="what `python -m training import` wrote; with real times")
-    add("--bundle", type=Path, metavar="BUNDLE", help="trained on the events before the cut; made if it is not there")
-    add("--config", type=Path, help="settings of the training, as `python -m training fit` takes them")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="the same one by one: training.epochs=10")
-    add(
-        "--through-service",
-        nargs="*",
-        choices=_STALE,
-        metavar="POLICY",
-        help="also replay through a running server, and compare: event (the default), or others",
-    )
-    add("--items", action="store_true", help="also measure items that came up after the cut")
-    add(
-        "--lag",
-        type=float,
-        default=0.0,
-        metavar="SECONDS",
-        help="between an event and the moment that it can be used, 0 by default",
-    )
-    add("--seed", type=int, default=0, help="of the phases, the bootstrap and the training")
-    add("--resamples", type=int, default=2000, help="of the bootstrap over users, 2,000 by default")
-    add("--threads", type=int, default=1, help="CPU threads, 1 by default")
-    add("--json", type=Path, required=True, metavar="FILE", help="gets the result")
-    add("--plot", type=Path, metavar="FILE", help="gets a picture: .png, .svg or .pdf")
-    add("--quiet", action="store_true", help="no progress on stderr")
-    return parser
 
 
 if __name__ == "__main__":

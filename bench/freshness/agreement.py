@@ -1,5 +1,6 @@
 """Whether the service's answers are those of the offline replay."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +28,12 @@ class Agreement:
     ties: int = 0  # differ, and the target's score is within TOLERANCE of the tenth best
     different: int = 0
     same_scores: int = 0  # answers whose scores are all within TOLERANCE of the offline ones, best first
+    not_asked: int = 0  # more items were held back than a call may exclude by name
     largest_difference: float = 0.0  # of a score, over all answers; infinite if one has more or fewer items
 
     @property
     def passed(self) -> bool:
-        return self.different == 0 and self.same >= SAME_SHARE * self.compared
+        return self.compared > 0 and self.different == 0 and self.same >= SAME_SHARE * self.compared
 
     def add(self, hits: tuple[bool, bool], own: float, best: list[float], scores: list[float]) -> None:
         """hits: of the service and offline. own: the target's score offline. best, scores: the tens of both, best first."""
@@ -54,8 +56,8 @@ class Agreement:
         return vars(self) | {"largest_difference": largest, "passed": self.passed}
 
 
-def compare(bundle: Bundle, replayed: Replayed, policy: str, answers: list[Answer], progress: Progress) -> Agreement:
-    """Scores every target's candidates again offline, beside the answer that the service gave."""
+def compare(bundle: Bundle, replayed: Replayed, policy: str, answers: Sequence[Answer | None], progress: Progress) -> Agreement:
+    """Scores every target's candidates again offline, beside the answer that the service gave, None where it was not asked."""
     agreement = Agreement()
     questions, hits = replayed.questions, replayed.ranks[policy] < CUTOFF
     popularity = bundle.items["popularity"].to_numpy()
@@ -67,6 +69,9 @@ def compare(bundle: Bundle, replayed: Replayed, policy: str, answers: list[Answe
             best = torch.topk(scores, min(CUTOFF, scores.shape[1]), dim=1).values.tolist()
             for place, number in enumerate(some.tolist()):
                 item, answer = int(questions.items[number]), answers[number]
+                if answer is None:
+                    agreement.not_asked += 1
+                    continue
                 found = item >= 0 and bundle.item_ids[item] in answer.item_ids
                 own = float(scores[place, item]) if item >= 0 else -np.inf
                 agreement.add((found, bool(hits[number])), own, best[place], answer.scores)

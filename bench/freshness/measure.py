@@ -60,7 +60,7 @@ def measure_users(
 def measure_service(
     timeline: Timeline, bundle: Bundle, replayed: Replayed, policies: Sequence[str], settings: Settings, progress: Progress
 ) -> dict[str, Any]:
-    """{"compared", "same", "ties", "different", "passed"} over all these policies, and each one's own in "policies"."""
+    """{"compared", "same", "ties", "different", "not_asked", "passed"} over all policies, and each one's own in "policies"."""
     from bench.freshness.service import replay_through_service
 
     rows: list[dict[str, Any]] = []
@@ -69,7 +69,7 @@ def measure_service(
         served = replay_through_service(timeline, bundle, replayed, schedule_of(timeline, name, settings), progress)
         agreement = compare(bundle, replayed, name, served.answers, progress)
         rows.append({"policy": name, **agreement.as_json(), "seconds": round(served.seconds, 1)})
-    sums = {key: sum(row[key] for row in rows) for key in ("compared", "same", "ties", "different")}
+    sums = {key: sum(row[key] for row in rows) for key in ("compared", "same", "ties", "different", "not_asked")}
     return {**sums, "passed": all(row["passed"] for row in rows), "policies": rows}
 
 

@@ -65,10 +65,11 @@ def _service(found: Mapping[str, Any]) -> str:
     lines = ["through the service, beside the same offline"]
     for row in found["policies"]:
         largest = "infinite" if row["largest_difference"] is None else f"{row['largest_difference']:.1e}"
+        left_out = f"  not asked, too many items held back {row['not_asked']:,}" if row["not_asked"] else ""
         lines.append(
             f"{row['policy']}: compared {row['compared']:,}  same {row['same']:,}  ties {row['ties']:,}  "
             f"different {row['different']:,}  all ten scores the same {row['same_scores']:,}  "
-            f"largest difference of a score {largest}  {row['seconds']:,.0f} s"
+            f"largest difference of a score {largest}  {row['seconds']:,.0f} s{left_out}"
         )
     return "\n".join([*lines, "passed" if found["passed"] else "NOT the same"])
 
