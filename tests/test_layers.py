@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("client", "index", "training", "server", "bench")
 TOWERS = {"training.towers", "training.export", "training.catalogue", "training.config"}
 DATA = {"training.dataset", "training.interactions", "training.windows", "training.errors", "training.progress"}
-REPLAY = {"training.fit", "training.text", "server.app", "server.config"}
+REPLAY = {"training.fit", "training.text", "training.evaluation.intervals", "server.app", "server.config"}
 ALLOWED = {
     "client": {"towerbridge"},
     "index": {"index"},

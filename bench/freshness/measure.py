@@ -40,7 +40,7 @@ def measure_users(
     """The result of the policies, without the service, and what it was made of."""
     replayed = replay(timeline, bundle, [schedule_of(timeline, policy.name, settings) for policy in POLICIES], progress)
     users = replayed.questions.users
-    rows = summarise(replayed.ranks, users, resamples=settings.resamples, seed=settings.seed)
+    rows = summarise(replayed.ranks, users, resamples=settings.resamples, seed=settings.seed, against=[POPULARITY])
     for row in rows:
         name = row["policy"]
         if name != POPULARITY:

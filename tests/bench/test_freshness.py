@@ -59,6 +59,7 @@ def test_a_fresh_vector_finds_twice_what_popularity_finds_and_a_later_one_less_a
     recalls = [rows[name]["R@10"] for name in ("event", "10s", "2min", "10min", "1h")]
     assert recalls == sorted(recalls, reverse=True)
     assert rows["1h"]["minus_event"]["high"] < 0, "the paired interval says so too"
+    assert rows["10s"]["minus_popularity"]["low"] > 0
     assert list(rows) == [*(policy.name for policy in POLICIES), POPULARITY]
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bench.freshness.policies import NEVER_US, POLICIES, Policy, Schedule, schedule
-from bench.freshness.statistics import Resampler, interval, summarise
+from bench.freshness.statistics import resampled_means, summarise
+from training.evaluation.intervals import interval
 
 SECOND = 1_000_000
 
@@ -67,11 +68,13 @@ def test_phases_are_a_users_own_and_come_from_the_seed_alone():
 
 def test_means_are_over_targets_and_over_users_by_hand():
     ranks = {"one": np.array([0, 1, 9, 10]), "other": np.array([10, 10, 10, 0])}
-    one, other = summarise(ranks, np.array([7, 7, 7, 3]), resamples=100, seed=0)
+    one, other = summarise(ranks, np.array([7, 7, 7, 3]), resamples=100, seed=0, against=["other"])
     assert one["R@10"] == 0.75
     assert one["N@10"] == pytest.approx((1 + 1 / np.log2(3) + 1 / np.log2(11)) / 4)
     assert one["user_macro"]["R@10"] == 0.5
     assert other["minus_one"]["R@10"] == other["minus_previous"]["R@10"] == -0.5
+    assert one["minus_other"]["R@10"] == 0.5
+    assert other["minus_other"] == {"R@10": 0.0, "low": 0.0, "high": 0.0}
     assert (other["low"], other["high"]) == (0.0, 1.0), "of two users either may be drawn twice"
 
 
@@ -79,9 +82,16 @@ def test_the_bootstrap_draws_users_and_the_same_ones_for_every_policy():
     random = np.random.default_rng(0)
     owner = np.repeat(np.arange(200), 10)
     luck = random.random(200)[owner]  # all of a user's targets fare alike
-    drawn = Resampler(owner, 2000, 0).means(np.stack([luck, luck - 0.25], axis=1))
+    values = np.stack([luck, luck - 0.25], axis=1)
+    drawn = resampled_means(values, owner, resamples=2000, seed=0)
     assert drawn[:, 0].std() == pytest.approx(luck[::10].std() / 200**0.5, rel=0.1), (
         "the error of 200 users, not of 2,000 targets"
     )
     assert interval(drawn[:, 1] - drawn[:, 0]) == pytest.approx((-0.25, -0.25))
-    assert np.array_equal(drawn, Resampler(owner, 2000, 0).means(np.stack([luck, luck - 0.25], axis=1)))
+    assert np.array_equal(drawn, resampled_means(values, owner, resamples=2000, seed=0))
+
+
+def test_a_user_brings_all_targets_along_so_the_mean_is_over_those_drawn():
+    owner = np.array([0, 0, 0, 1])
+    drawn = resampled_means(np.array([[1.0], [1.0], [1.0], [0.0]]), owner, resamples=2000, seed=0)
+    assert set(np.unique(drawn)) == {0.0, 0.75, 1.0}, "of two users either twice, or both with three targets and one"
