@@ -4,6 +4,7 @@ Counts come from all that lies before the test, the validation items too: a tabl
 service it would be up to date. So the baselines have a little more than the towers' weights, which saw neither.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,13 @@ from torch.nn import functional as F
 
 from training.interactions import IntArray, Interactions, first_interactions
 from training.ranking import Questions
+from training.spill import ArrayBuilder
 
 RECENT = 5  # how many last items vote
 DECAY = 0.5  # weight of the m-th last item is DECAY ** m
-PAIRS_WAITING = 1 << 22  # pairs that are put aside before they are counted
 WINDOW = 50  # items of one history that are so many new items apart do not count as seen together
+EVENTS_AT_ONCE = 1 << 14  # whose neighbours are counted together: at most 98 each, 12 MiB of int64
+MOST_NEIGHBOURS = 1 << 26  # of all items together: 512 MiB
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -27,11 +30,11 @@ class Popularity:
     """Every user gets the items with the most events."""
 
     def __init__(self, counts: npt.NDArray[np.float64]) -> None:
-        """`counts` (N,) float64."""
-        self.scores = torch.from_numpy(counts)
+        """`counts` (N,) float64. Their ranks are the scores: float32 could not tell great counts apart."""
+        self.scores = torch.from_numpy(np.unique(counts, return_inverse=True)[1].astype(np.float32))
 
     def __call__(self, questions: Questions) -> Tensor:
-        """(B, N) float64."""
+        """(B, N) float32."""
         return self.scores.expand(len(questions.target), -1)
 
 
@@ -86,8 +89,8 @@ class Neighbours:
     """Weights of item -> item as compressed rows: from item i to `item[offsets[i]:offsets[i + 1]]`."""
 
     offsets: IntArray  # (N + 1,) int64
-    item: IntArray  # (M,) int64
-    weight: npt.NDArray[np.float64]  # (M,) float64
+    item: npt.NDArray[np.int32]  # (M,) int32
+    weight: npt.NDArray[np.float32]  # (M,) float32
 
 
 def transitions(data: Interactions, past: BoolArray) -> Neighbours:
@@ -95,45 +98,60 @@ def transitions(data: Interactions, past: BoolArray) -> Neighbours:
     follows = (data.user[1:] == data.user[:-1]) & past[1:] & past[:-1]
     key, count = np.unique(data.item[:-1][follows] * data.items + data.item[1:][follows], return_counts=True)
     first = key // data.items
-    return _rows(key, count / np.bincount(first, weights=count, minlength=data.items)[first], data.items)
+    weight = count / np.bincount(first, weights=count, minlength=data.items)[first]
+    offsets = np.searchsorted(key, np.arange(data.items + 1) * data.items).astype(np.int64)
+    return Neighbours(offsets, (key % data.items).astype(np.int32), weight.astype(np.float32))
 
 
 def co_occurrences(data: Interactions, past: BoolArray) -> Neighbours:
     """weight(i, j) = users with both / sqrt(users with i · users with j): cosine of the items' users (Sarwar et al. 2001).
 
-    Over first interactions that `past` (E,) bool marks; two items count as one user's if fewer than WINDOW of the
-    user's other new items lie between them.
+    Over first interactions that `past` (E,) bool marks; two items count as one user's if they are less than WINDOW of
+    the user's new items apart. Of each item the MOST_NEIGHBOURS / N nearest are kept. Memory: the table, which lies on
+    disk where it is large, and what EVENTS_AT_ONCE events have for neighbours.
     """
     rows = np.flatnonzero(first_interactions(data) & past)
     user, item = data.user[rows], data.item[rows]
     users_of = np.bincount(item, minlength=data.items).astype(np.float64)  # (N,)
-    key, count = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)  # of pairs so far, the lesser item first
-    waiting: list[IntArray] = []
-    for apart in range(1, min(WINDOW, len(item))):
-        together = user[apart:] == user[:-apart]
-        first, second = item[:-apart][together], item[apart:][together]
-        waiting.append(np.minimum(first, second) * data.items + np.maximum(first, second))
-        if sum(map(len, waiting)) > max(PAIRS_WAITING, len(key)):
-            key, count = _add(key, count, waiting)
-            waiting = []
-    key, count = _add(key, count, waiting)
-    first, second = key // data.items, key % data.items
-    weight = count / np.sqrt(users_of[first] * users_of[second])
-    return _rows(np.concatenate([key, second * data.items + first]), np.concatenate([weight, weight]), data.items)
+    most = max(1, MOST_NEIGHBOURS // data.items)
+    neighbour, weight, size = ArrayBuilder(np.int32), ArrayBuilder(np.float32), np.zeros(data.items, dtype=np.int64)
+    for key, count in _counted_pairs(user, item, data.items):
+        first, second = key // data.items, key % data.items
+        cosine = count / np.sqrt(users_of[first] * users_of[second])
+        nearest = _nearest(first, cosine, most)
+        neighbour.append(second[nearest])
+        weight.append(cosine[nearest])
+        size += np.bincount(first[nearest], minlength=data.items)
+    return Neighbours(np.append(0, np.cumsum(size)), neighbour.finish(), weight.finish())
 
 
-def _add(key: IntArray, count: IntArray, more: list[IntArray]) -> tuple[IntArray, IntArray]:
-    """Counts of keys with those of `more` added, keys rising."""
-    both, place, once = np.unique(np.concatenate([key, *more]), return_inverse=True, return_counts=True)
-    once[place[: len(key)]] += count - 1  # an old key stands once for all its count
-    return both, once
+def _counted_pairs(user: IntArray, item: IntArray, items: int) -> Iterator[tuple[IntArray, IntArray]]:
+    """(pairs first · `items` + second, rising; users with both): all pairs of an item come together, items in order."""
+    by_item = np.argsort(item, kind="stable")  # (n,) int64, the events of each item together
+    key, count = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    for begin in range(0, len(by_item), EVENTS_AT_ONCE):
+        events = by_item[begin : begin + EVENTS_AT_ONCE]
+        pairs = [key]
+        for apart in (*range(1 - WINDOW, 0), *range(1, WINDOW)):
+            inside = events[(events + apart >= 0) & (events + apart < len(item))]
+            inside = inside[user[inside] == user[inside + apart]]
+            pairs.append(item[inside] * items + item[inside + apart])
+        both, place, once = np.unique(np.concatenate(pairs), return_inverse=True, return_counts=True)
+        once[place[: len(key)]] += count - 1  # what was counted before stands once for all its count
+        end = begin + EVENTS_AT_ONCE
+        whole = len(both) if end >= len(by_item) else int(np.searchsorted(both, item[by_item[end]] * items))
+        yield both[:whole], once[:whole]
+        key, count = both[whole:], once[whole:]  # of the item that goes on
 
 
-def _rows(key: IntArray, weight: npt.NDArray[np.float64], items: int) -> Neighbours:
-    """Neighbours from keys first · N + second, each there once."""
-    order = np.argsort(key, kind="stable")
-    key = key[order]
-    return Neighbours(np.searchsorted(key, np.arange(items + 1) * items).astype(np.int64), key % items, weight[order])
+def _nearest(first: IntArray, weight: npt.NDArray[np.float64], most: int) -> IntArray:
+    """Places of the `most` greatest weights of each item; `first` (M,) int64 is rising, and so are the places in it."""
+    size = np.bincount(first - first[0]) if len(first) else np.empty(0, dtype=np.int64)
+    if not len(first) or size.max() <= most:
+        return np.arange(len(first))
+    order = np.lexsort((-weight, first))  # stable, so that of equal weights the lesser item stands
+    rank = np.arange(len(first)) - np.repeat(np.cumsum(size) - size, size)
+    return np.sort(order[rank < most])
 
 
 class NeighbourKnn:
@@ -146,10 +164,10 @@ class NeighbourKnn:
         self.table = table
 
     def __call__(self, questions: Questions) -> Tensor:
-        """(B, N) float64."""
+        """(B, N) float32."""
         table, batch = self.table, questions.history
         users, length = len(batch.length), batch.length.numpy()
-        scores = np.zeros((users, len(table.offsets) - 1))
+        scores = np.zeros((users, len(table.offsets) - 1), dtype=np.float32)
         for back in range(RECENT):
             row = np.flatnonzero(length > back)
             last = batch.item.numpy()[row, length[row] - 1 - back]
@@ -157,5 +175,7 @@ class NeighbourKnn:
             owner = np.repeat(row, size)
             within = np.arange(len(owner)) - np.repeat(np.cumsum(size) - size, size)
             place = np.repeat(table.offsets[last], size) + within
-            scores[owner, table.item[place]] += DECAY**back * table.weight[place]  # a neighbour is in a row but once
+            scores[owner, table.item[place]] += (
+                np.float32(DECAY**back) * table.weight[place]
+            )  # a neighbour is in a row but once
         return torch.from_numpy(scores)

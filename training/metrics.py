@@ -93,7 +93,7 @@ def shown(scores: Tensor, seen: Tensor, cutoff: int = SHOWN) -> npt.NDArray[np.i
     and which of them would come first is chance.
     """
     seen = seen.to(scores.device)
-    scores = torch.nan_to_num(scores, nan=-torch.inf).clone()
+    scores = torch.nan_to_num(scores, nan=-torch.inf)  # a copy
     least = scores.amin(1, keepdim=True)
     row, place = torch.nonzero(seen >= 0, as_tuple=True)
     scores[row, seen[row, place]] = -torch.inf

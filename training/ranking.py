@@ -13,6 +13,7 @@ from training.metrics import shown, summarise, tally
 from training.windows import Batch, gather
 
 MOST_USERS, MOST_SCORES = 512, 1 << 25  # ranked at once: 2^25 float32 scores are 128 MiB
+MOST_SEEN = 1 << 21  # events of whole histories at once, padding counted: 16 MiB of int64; one longer history comes alone
 Scorer = Callable[["Questions"], Tensor]
 
 
@@ -35,19 +36,38 @@ class Answers:
 
 
 def ask(data: Interactions, starts: IntArray, ends: IntArray, target: IntArray, *, history_length: int) -> Iterator[Questions]:
-    """Histories are the event rows starts[i] … ends[i] - 1, none of them empty; those of like length come together."""
-    order = np.argsort(ends - starts, kind="stable")
-    size = max(1, min(MOST_USERS, MOST_SCORES // data.items))
-    for part in np.array_split(order, max(1, -(-len(order) // size))):
+    """Histories are the event rows starts[i] … ends[i] - 1, none of them empty; those of like length come together.
+
+    Memory is bounded by users times items and by users times the longest history among them.
+    """
+    for part in _parts(ends - starts, data.items):
         first, last = starts[part], ends[part]
-        whole = gather(data, first, last)
-        inside = torch.arange(whole.item.shape[1]) < whole.length[:, None]
         yield Questions(
             history=gather(data, np.maximum(first, last - history_length), last),
-            seen=torch.where(inside, whole.item, -1),
+            seen=_seen(data.item, first, last),
             target=torch.from_numpy(target[part]),
             place=part,
         )
+
+
+def _parts(size: IntArray, items: int) -> Iterator[IntArray]:
+    """The places of histories of `size` (Q,) int64 events, the shortest first, as many together as may be."""
+    order = np.argsort(size, kind="stable")
+    most = max(1, min(MOST_USERS, MOST_SCORES // items))
+    while len(order):
+        padded = size[order[:most]] * np.arange(1, 1 + len(order[:most]))  # events of the first 1, 2, … histories; rising
+        count = max(1, int(np.searchsorted(padded, MOST_SEEN, side="right")))
+        yield order[:count]
+        order = order[count:]
+
+
+def _seen(item: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
+    """(B, S) int64: the item rows of whole histories, padded with -1."""
+    size = ends - starts
+    seen = np.full((len(size), int(size.max())), -1, dtype=np.int64)
+    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        seen[row, : end - start] = item[start:end]
+    return torch.from_numpy(seen)
 
 
 def rank(questions: Iterator[Questions], scorer: Scorer) -> dict[str, dict[str, float]]:

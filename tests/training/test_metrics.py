@@ -1,6 +1,7 @@
 """Ranks and baselines against examples worked by hand."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -71,7 +72,8 @@ def test_transition_knn_equals_a_hand_computed_example() -> None:
 
 
 def test_popularity_is_the_same_for_everyone_and_mean_pooling_follows_the_history() -> None:
-    assert Popularity(np.array([3.0, 1.0]))(questions([1])).tolist() == [[3.0, 1.0]]
+    scores = Popularity(np.array([3.0, 2.0**24 + 1, 1.0, 2.0**24, 1.0]))(questions([1]))
+    assert scores[0].argsort(stable=True).tolist() == [2, 4, 0, 3, 1] and scores[0, 2] == scores[0, 4]
     items = np.eye(3, dtype=np.float32)
     assert MeanPooling(items)(questions([1, 1, 2])).tolist() == [[0.0, 2.0, 1.0]]
 
@@ -151,7 +153,7 @@ def test_pairs_counted_in_parts_are_the_pairs_of_the_whole(monkeypatch: pytest.M
     data = interactions(*(random.integers(0, 20, 15).tolist() for _ in range(30)), items=20)
     past = np.ones(len(data.item), dtype=np.bool_)
     whole = co_occurrences(data, past)
-    monkeypatch.setattr("training.baselines.PAIRS_WAITING", 10)
+    monkeypatch.setattr("training.baselines.EVENTS_AT_ONCE", 7)  # less than an item has
     parts = co_occurrences(data, past)
     both = np.zeros((20, 20))
     for first, last in zip(data.offsets, data.offsets[1:], strict=False):
@@ -164,3 +166,31 @@ def test_pairs_counted_in_parts_are_the_pairs_of_the_whole(monkeypatch: pytest.M
         dense = np.zeros((20, 20))
         dense[np.repeat(np.arange(20), np.diff(table.offsets)), table.item] = table.weight
         np.testing.assert_allclose(dense, cosine)
+
+
+def test_of_very_many_pairs_each_item_keeps_its_nearest_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(1)
+    data = interactions(*(random.integers(0, 20, 15).tolist() for _ in range(9)), items=20)
+    past = np.ones(len(data.item), dtype=np.bool_)
+    whole = co_occurrences(data, past)
+    monkeypatch.setattr("training.baselines.MOST_NEIGHBOURS", 60)
+    few = co_occurrences(data, past)
+    assert np.diff(whole.offsets).min() > 3 and np.diff(few.offsets).tolist() == [3] * 20
+    for item in range(20):
+        weights, kept = (table.weight[table.offsets[item] : table.offsets[item + 1]] for table in (whole, few))
+        assert sorted(kept) == sorted(weights)[-3:]
+
+
+def test_four_times_as_many_events_take_no_more_memory_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(2)
+    monkeypatch.setattr("training.baselines.MOST_NEIGHBOURS", 1 << 16)
+    monkeypatch.setattr("training.baselines.EVENTS_AT_ONCE", 1 << 9)
+    peaks = []
+    for users in (100, 400):
+        data = interactions(*random.integers(0, 5000, (users, 50)).tolist(), items=5000)
+        past = np.ones(len(data.item), dtype=np.bool_)
+        tracemalloc.start()
+        co_occurrences(data, past)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 8 * 400 * 49 * 50  # a byte a pair; held together they would take 32 bytes each

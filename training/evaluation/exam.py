@@ -47,7 +47,7 @@ def set_exam(dataset: Dataset, bundle: Bundle, config: SplitConfig) -> Exam:
     split = make_split(whole, config, real_times=dataset.has_real_times)
     rows = pc.fill_null(pc.index_in(dataset.items["item_id"], value_set=pa.array(bundle.item_ids)), -1)
     row_of = rows.to_numpy().astype(np.int64)  # (items of the data set,) int64, the bundle's item rows
-    item = row_of[split.data.item]
+    item = np.append(row_of, -1)[split.data.item]  # an event's item may be in no catalogue: row -1
     known = (item >= 0) & (split.data.kind > 0)
     before = np.append(0, np.cumsum(known))  # known events before each event row
     data = replace(
