@@ -4,7 +4,6 @@ Vectors of two releases are never mixed in service, so drift breaks nothing by i
 little drift means that answers change where something was learnt, and not because everything turned.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,10 @@ import numpy.typing as npt
 import torch
 
 from index.bundle import Bundle
-from training.interactions import IntArray, Interactions
+from training.interactions import BoolArray, IntArray, Interactions, selected
 from training.towers.pair import TowerPair
 from training.windows import Batch, gather
 
-BoolArray = npt.NDArray[np.bool_]
 USERS, FIRST, CLOSE = 1000, 10, 0.9
 MOST_SCORES = 1 << 25  # float32 at once: 128 MiB
 
@@ -101,9 +99,8 @@ def _vectors(
 
 def _readable_part(data: Interactions, rows: IntArray, event_types: int) -> Interactions:
     """The same users with the events that the bundle can read: known items and types, whose codes are the lowest."""
-    kept = (rows[data.item] >= 0) & (data.item >= 0) & (data.kind <= event_types)
-    before = np.append(0, np.cumsum(kept))
-    return replace(data, item=data.item[kept], kind=data.kind[kept], time_us=data.time_us[kept], offsets=before[data.offsets])
+    known = np.append(rows, -1) >= 0  # an event of an unknown item has row -1, the appended one
+    return selected(data, lambda part: known[data.item[part]] & (data.kind[part] <= event_types))
 
 
 def _real(batch: Batch) -> torch.Tensor:

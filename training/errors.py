@@ -2,6 +2,7 @@
 
 TrainingError             one line for the user: what is wrong and what to do; the command line exits 2
 ├── DatasetError          the data cannot be read, or nothing usable is left of it
+│   └── NothingNewError   a warm start has nothing to learn
 ├── ConfigError           an unknown or impossible setting
 ├── TextEncoderError      no text encoder where one is asked for
 └── RefreshError          a step of a refresh that failed, or a new bundle that is not good enough
@@ -14,6 +15,10 @@ class TrainingError(Exception):
 
 class DatasetError(TrainingError):
     """A missing file or column, or a data set with no usable row."""
+
+
+class NothingNewError(DatasetError):
+    """Nothing in the data that the bundle of a warm start was not taught."""
 
 
 class ConfigError(TrainingError):

@@ -52,6 +52,7 @@ def evaluate(data: Path, path: Path, progress: Progress, wanted: Wanted | None =
     config, same = split_to_test(bundle, wanted.split, progress), same_events(dataset, bundle)
     exam = set_exam(dataset, bundle, config)
     check_split(exam, bundle, same=same, progress=progress)
+    _warn_of_warm_start(bundle, progress)
     if wanted.cold:
         check_cold(exam, bundle)
     if not len(exam.test.user):
@@ -71,6 +72,15 @@ def evaluate(data: Path, path: Path, progress: Progress, wanted: Wanted | None =
     if wanted.cold:
         result["cold"] = _cold_test(exam, bundle, progress)
     return head | result
+
+
+def _warn_of_warm_start(bundle: Bundle, progress: Progress) -> None:
+    began = bundle.manifest.training.get("warm_start")
+    if isinstance(began, dict) and began.get("taught_test_users") != 0:
+        progress.say(
+            f"warning: the bundle began with release {began.get('release_id')}, which was taught "
+            f"{began.get('taught_test_users', 'perhaps some')} of the test targets; train from scratch for a clean test"
+        )
 
 
 def _main_test(exam: Exam, bundle: Bundle, progress: Progress) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from training.split import Split, make_split
 from training.text import encode_texts, find_encoder, stage_encoder
 from training.towers.pair import TowerPair
 from training.trainer import History, train
-from training.warm_start import WarmStart, begin, check_towers, newest_event, shortened
+from training.warm_start import WarmStart, begin, check_settings, newest_event, shortened
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def fit(
     until = newest_event(dataset)
     ids, types = dataset.items["item_id"], None
     if start is not None:
-        check_towers(start, config.towers)
+        check_settings(start, config)
         types = start.event_types(dataset.events.unique("event_type").to_pylist())
     time_features = _time_features(config, dataset) if start is None else start.time_features(dataset)
     interactions = load_interactions(dataset.events, ids, types)
@@ -102,7 +102,7 @@ def fit(
         history = train(
             pair,
             split.data,
-            split,
+            split if lesson is None else lesson.split,
             config.training if lesson is None else shortened(config),
             history_length=length,
             progress=progress,

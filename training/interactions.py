@@ -1,7 +1,8 @@
 """Events as integer arrays: read a piece at a time, and mapped from disk where they are large (see training/spill.py)."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +15,7 @@ from training.errors import DatasetError
 from training.spill import ArrayBuilder
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 EVENTS_AT_ONCE = 1 << 20
 TIMES = pa.timestamp("us", tz="UTC")
 
@@ -28,6 +30,7 @@ class Interactions:
     offsets: IntArray  # (U + 1,) int64
     event_types: dict[str, int]
     items: int
+    user_digest: npt.NDArray[np.uint64] | None = None  # (U,) hash of each user's id; None = the ids are not known
 
     @property
     def users(self) -> int:
@@ -78,17 +81,35 @@ def load_interactions(
     names = pa.array(list(event_types), pa.string())
     codes = np.array([0, *event_types.values()], dtype=np.int64)
     item, kind, time_us = ArrayBuilder(np.int64), ArrayBuilder(np.int64), ArrayBuilder(np.int64)
-    starts = ArrayBuilder(np.int64)
+    starts, digests = ArrayBuilder(np.int64), ArrayBuilder(np.uint64)
     last: pa.Table | None = None
     done = 0
     for part in _parts(events):
-        starts.append(done + _check_order(part, last))
+        begins = _check_order(part, last)
+        starts.append(done + begins)
+        digests.append(_digests(part["user_id"].take(begins)))
         item.append(_places(part["item_id"], known))
         kind.append(codes[_places(part["event_type"], names) + 1])
         time_us.append(part["occurred_at"].cast(TIMES).cast(pa.int64()).to_numpy())
         last, done = part.slice(part.num_rows - 1), done + part.num_rows
     starts.append(np.array([done]))
-    return Interactions(item.finish(), kind.finish(), time_us.finish(), starts.finish(), event_types, len(item_ids))
+    columns = (item.finish(), kind.finish(), time_us.finish(), starts.finish())
+    return Interactions(*columns, event_types, len(item_ids), digests.finish())
+
+
+def selected(data: Interactions, keep: Callable[[slice], BoolArray]) -> Interactions:
+    """The same users with those events alone that `keep`, given their rows, marks (n,) bool; a user may be left with none."""
+    columns = (data.item, data.kind, data.time_us)
+    built = [ArrayBuilder(np.int64) for _ in columns]
+    sizes = [np.zeros(0, dtype=np.int64)]
+    for part in pieces(data.offsets):
+        kept = keep(part.rows)
+        for column, builder in zip(columns, built, strict=True):
+            builder.append(column[part.rows][kept])
+        sizes.append(np.bincount(part.user[kept] - part.users.start, minlength=part.users.stop - part.users.start))
+    item, kind, time_us = (builder.finish() for builder in built)
+    offsets = np.append(0, np.cumsum(np.concatenate(sizes)))
+    return replace(data, item=item, kind=kind, time_us=time_us, offsets=offsets)
 
 
 def first_interactions(data: Interactions) -> npt.NDArray[np.bool_]:
@@ -141,6 +162,12 @@ def _places(values: pa.ChunkedArray, known: pa.Array) -> IntArray:
     """(n,) int64: where each value stands in `known`, -1 = nowhere."""
     places: IntArray = pc.fill_null(pc.index_in(values, value_set=known), -1).to_numpy().astype(np.int64)
     return places
+
+
+def _digests(ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    """(n,) uint64: BLAKE2b, 64 bits, the same for an id whoever else is in the data."""
+    hashed = b"".join(hashlib.blake2b(one.encode(), digest_size=8).digest() for one in ids.to_pylist())
+    return np.frombuffer(hashed, dtype="<u8").astype(np.uint64)
 
 
 def _check_order(part: pa.Table, last: pa.Table | None) -> IntArray:

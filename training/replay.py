@@ -7,33 +7,35 @@ any old ones the towers would forget them for the sake of the new (catastrophic 
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from training.config import SplitConfig
-from training.interactions import Interactions
-from training.split import make_split
-
-BoolArray = npt.NDArray[np.bool_]
+from training.interactions import BoolArray, IntArray, Interactions, selected
+from training.split import Split, make_split
 
 
 def replayed(data: Interactions, since_us: int, *, share: float, seed: int) -> BoolArray:
-    """(E,) bool: the events of a seeded `share` of the users, of other users with each `since_us`."""
+    """(U,) bool: a seeded `share` of the users, others with each `since_us`."""
     again: BoolArray = np.random.default_rng([seed, max(since_us, 0) // 10**6]).random(data.users) < share
-    return again[data.user]
+    return again
 
 
-def taught_before(data: Interactions, since_us: int, split: SplitConfig) -> BoolArray:
-    """(E,) bool: events up to `since_us` that a bundle trained with `split` was taught.
+def taught_before(data: Interactions, since_us: int, split: SplitConfig) -> IntArray:
+    """(U,) int64: of each user's events up to `since_us`, rows data.offsets[u] … this - 1 are those that a bundle trained
+    with `split` was taught.
 
-    What it held out then, such as each user's last two items, is new to it now. Events that came in late count as taught,
-    and so do those that were held out by a draw over other users.
+    What it held out then, such as each user's last two items, is new to it now. Events that came in late count as taught.
+    Raises ConfigError where `split` cannot be made of what was there then.
     """
-    old = data.time_us <= since_us  # each user's first events, which are in time order
-    if not old.any():
-        return old
-    before = np.append(0, np.cumsum(old))
-    past = replace(data, item=data.item[old], kind=data.kind[old], time_us=data.time_us[old], offsets=before[data.offsets])
+    past = selected(data, lambda rows: data.time_us[rows] <= since_us)  # each user's first events: they are in time order
+    starts = data.offsets[:-1]
+    if not len(past.item):
+        return starts.copy()
     train_end = make_split(past, split.model_copy(update={"cold_items": 0.0})).train_end  # (U,) int64, rows of `past`
-    taught = np.zeros(len(old), dtype=np.bool_)
-    taught[old] = np.arange(len(past.item)) < train_end[past.user]
-    return taught
+    ends: IntArray = starts + train_end - past.offsets[:-1]
+    return ends
+
+
+def untaught(split: Split, taught_end: IntArray) -> Split:
+    """The split without the targets before `taught_end` (U,) rows: what a bundle was taught cannot test the next one."""
+    validation, test = (np.where(rows < taught_end, -1, rows) for rows in (split.validation, split.test))
+    return replace(split, validation=validation, test=test)

@@ -15,10 +15,7 @@ import numpy.typing as npt
 
 from training.config import SplitConfig
 from training.errors import ConfigError
-from training.interactions import IntArray, Interactions, first_interactions, pieces
-from training.spill import ArrayBuilder
-
-BoolArray = npt.NDArray[np.bool_]
+from training.interactions import BoolArray, IntArray, Interactions, first_interactions, pieces, selected
 
 
 @dataclass(frozen=True)
@@ -78,17 +75,8 @@ def without_items(data: Interactions, gone: BoolArray) -> Interactions:
     """The same users without the events of the items that `gone` (N,) bool marks; a user may be left with none."""
     if not gone.any():
         return data
-    columns = (data.item, data.kind, data.time_us)
-    built = [ArrayBuilder(np.int64) for _ in columns]
-    sizes = []
-    for part in pieces(data.offsets):
-        kept = ~np.append(gone, False)[data.item[part.rows]]  # row -1, unknown, is the appended one
-        for column, builder in zip(columns, built, strict=True):
-            builder.append(column[part.rows][kept])
-        sizes.append(np.bincount(part.user[kept] - part.users.start, minlength=part.users.stop - part.users.start))
-    item, kind, time_us = (builder.finish() for builder in built)
-    offsets = np.append(0, np.cumsum(np.concatenate(sizes)))
-    return replace(data, item=item, kind=kind, time_us=time_us, offsets=offsets)
+    kept = ~np.append(gone, False)  # row -1, unknown, is the appended one
+    return selected(data, lambda rows: kept[data.item[rows]])
 
 
 def cold_targets(data: Interactions, split: Split) -> tuple[IntArray, IntArray]:
@@ -159,10 +147,16 @@ def _last_new(data: Interactions) -> HeldOut:
 
 
 def _all(data: Interactions, cold: BoolArray, config: SplitConfig) -> Split:
-    """Everything is trained on, save the last new item, and what follows it, of a seeded few, for early stopping."""
+    """Everything is trained on, save the last new item, and what follows it, of a seeded few, for early stopping.
+
+    Who they are does not change as other people come: what a bundle held out, the next one that goes on from it may ask for.
+    """
     end, validation, none = _by_user(data, _last_new)
-    chosen = np.zeros(data.users, dtype=np.bool_)
-    chosen[_draw(np.flatnonzero(validation >= 0), config.validation_users, config.seed)] = True
+    able = validation >= 0
+    drawn = np.where(able, _uniform(data, config.seed), 1.0)  # (U,) float64
+    chosen = drawn < config.validation_users
+    if config.validation_users and able.any() and not chosen.any():
+        chosen[drawn.argmin()] = True
     validation = np.where(chosen, validation, -1)
     return Split("all", data, np.where(chosen, validation, end), validation, none, cold)
 
@@ -207,6 +201,16 @@ def _draw(among: IntArray, share: float, seed: int) -> IntArray:
     """`share` of the values, at least one where the share is not 0, drawn without replacement."""
     count = min(len(among), max(1, round(share * len(among)))) if share else 0
     return np.random.default_rng(seed).permutation(among)[:count]
+
+
+def _uniform(data: Interactions, seed: int) -> npt.NDArray[np.float64]:
+    """(U,) float64 in [0, 1): a hash of each user's id and the seed (the finaliser of SplitMix64, Steele et al. 2014)."""
+    ids = np.arange(data.users, dtype=np.uint64) if data.user_digest is None else data.user_digest
+    mixed = ids + np.uint64(((seed + 1) * 0x9E3779B97F4A7C15) % 2**64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _new_items(data: Interactions) -> tuple[IntArray, IntArray, IntArray]:

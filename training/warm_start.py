@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -22,19 +21,21 @@ from torch.export import ExportedProgram
 from index.bundle import Bundle, read_bundle, text_encoder_sha256
 from training.anchor import Anchor, drop_anchor
 from training.catalogue import extended
-from training.config import Config, SplitConfig, TextConfig, TowerConfig, TrainingConfig
+from training.config import Config, SplitConfig, TextConfig, TrainingConfig
 from training.dataset import Dataset
 from training.drift import measure_drift
-from training.errors import ConfigError, DatasetError
+from training.errors import ConfigError, NothingNewError
 from training.evaluation.trained_on import trained_with
-from training.interactions import IntArray, Interactions
-from training.replay import replayed, taught_before
+from training.interactions import BoolArray, IntArray, Interactions, pieces
+from training.replay import replayed, taught_before, untaught
+from training.spill import ArrayBuilder
 from training.split import Split
 from training.text import find_encoder, stage_encoder
 from training.towers.pair import TowerPair
 
-BoolArray = npt.NDArray[np.bool_]
 AFRESH = "fit without --warm-start"
+# Settings of `training` that a warm start replaces -> theirs in `warm_start`.
+OWN = {"epochs": "epochs", "positions": "positions", "learning_rate": "learning_rate", "residual_rate": "new_item_rate"}
 
 
 @dataclass(frozen=True)
@@ -130,17 +131,30 @@ def settings_of(bundle: Bundle) -> dict[str, dict[str, Any]]:
     return kept
 
 
-def check_towers(start: WarmStart, config: TowerConfig) -> None:
-    """Refuses sizes that are not the bundle's, naming the setting. Raises ConfigError."""
-    manifest = start.bundle.manifest
-    wanted = {"dim": manifest.dim, "history_length": manifest.history_length}
-    wanted |= {name: value for name, value in settings_of(start.bundle).get("towers", {}).items() if name != "time_features"}
-    for name, value in wanted.items():
-        if getattr(config, name) != value:
+def check_settings(start: WarmStart, config: Config) -> None:
+    """Refuses what a warm start cannot change, naming the setting: sizes, what is held out, and what it has of its own.
+
+    Raises ConfigError.
+    """
+    manifest, saved = start.bundle.manifest, settings_of(start.bundle)
+    sizes = {"dim": manifest.dim, "history_length": manifest.history_length}
+    sizes |= {name: value for name, value in saved.get("towers", {}).items() if name != "time_features"}
+    for name, value in sizes.items():
+        if getattr(config.towers, name) != value:
             raise ConfigError(
-                f"towers.{name}: {getattr(config, name)}, but the towers in {start.bundle.path} have {value}; "
+                f"towers.{name}: {getattr(config.towers, name)}, but the towers in {start.bundle.path} have {value}; "
                 f"leave it out, or {AFRESH}"
             )
+    for name, value in saved.get("split", {}).items():
+        if getattr(config.split, name) != value:
+            raise ConfigError(
+                f"split.{name}: {getattr(config.split, name)}, but {start.bundle.path} was trained with {value} and has been "
+                f"taught what another split holds out; leave it out, or {AFRESH}"
+            )
+    before = TrainingConfig().model_dump() | saved.get("training", {})
+    for name, own in OWN.items():
+        if getattr(config.training, name) != before[name]:
+            raise ConfigError(f"training.{name}: a warm start has its own; set warm_start.{own}")
 
 
 @dataclass(frozen=True)
@@ -150,12 +164,13 @@ class Lesson:
     start: WarmStart
     rows: IntArray  # (N,) int64, the items' rows in the bundle, -1 = new
     chosen: BoolArray  # (E,) bool, events that may be targets
+    split: Split  # without the targets that the bundle was taught
     counts: dict[str, int]
     anchor: Anchor | None
 
     def describe(self, pair: TowerPair, data: Interactions, seed: int) -> dict[str, Any]:
         """The manifest's account: where it began, and how far `pair` is from there now."""
-        since = datetime.fromtimestamp(self.start.since_us / 1e6, UTC).isoformat()
+        since = _iso(self.start.since_us)
         return {
             "warm_start": {"release_id": self.start.bundle.release_id, "new_since": since, **self.counts},
             "drift": measure_drift(self.start.bundle, pair, data, self.rows, self.start.learnt(self.rows), seed=seed),
@@ -165,19 +180,38 @@ class Lesson:
 def begin(start: WarmStart, pair: TowerPair, rows: IntArray, split: Split, config: Config) -> Lesson:
     """Puts `pair` where the bundle ended and chooses the targets: all that are new to it, and a sample of the others.
 
-    Raises DatasetError where nothing is new.
+    Raises NothingNewError where nothing is new.
     """
     data = split.data
-    held_out = trained_with(start.bundle.manifest.training) or SplitConfig()
-    taught = taught_before(data, start.since_us, held_out)
-    training = np.arange(len(taught)) < split.train_end[data.user]
+    taught_end = _taught_end(start, data)
     again = replayed(data, start.since_us, share=config.warm_start.replay, seed=config.training.seed)
-    counts = {"new_events": int((training & ~taught).sum()), "replayed_events": int((training & taught & again).sum())}
+    kept = untaught(split, taught_end)
+    counts = {
+        "new_events": int(np.maximum(split.train_end - taught_end, 0).sum()),
+        "replayed_events": int((np.minimum(split.train_end, taught_end) - data.offsets[:-1])[again].sum()),
+        "taught_validation_users": int((split.validation != kept.validation).sum()),
+        "taught_test_users": int((split.test != kept.test).sum()),
+    }
     if not counts["new_events"]:
-        raise DatasetError(f"nothing to learn that {start.bundle.path} was not taught; export and import newer events")
+        raise NothingNewError(f"nothing to learn that {start.bundle.path} was not taught; export and import newer events")
+    chosen = ArrayBuilder(np.bool_)
+    for part in pieces(data.offsets):
+        rows_here = np.arange(part.rows.start, part.rows.stop)
+        chosen.append((rows_here >= taught_end[part.user]) | again[part.user])
     start.load_into(pair, rows, new_item_rate=config.warm_start.new_item_rate)
     anchor = drop_anchor(pair, np.flatnonzero(start.learnt(rows)), config.warm_start.anchor)
-    return Lesson(start, rows, ~taught | again, counts, anchor)
+    return Lesson(start, rows, chosen.finish(), kept, counts, anchor)
+
+
+def _taught_end(start: WarmStart, data: Interactions) -> IntArray:
+    """(U,) int64: see `taught_before`. Raises ConfigError for a moment at which the bundle's split cannot have been."""
+    try:
+        return taught_before(data, start.since_us, trained_with(start.bundle.manifest.training) or SplitConfig())
+    except ConfigError as error:
+        raise ConfigError(
+            f"--new-since {_iso(start.since_us)}: {start.bundle.path} cannot have been trained up to there "
+            f"({error}); leave it out, or give a later time"
+        ) from error
 
 
 def shortened(config: Config) -> TrainingConfig:
@@ -203,6 +237,10 @@ def newest_event(dataset: Dataset) -> str | None:
     if text is None or not dataset.has_real_times:
         return None
     return min(datetime.fromisoformat(text), datetime.now(UTC)).isoformat()
+
+
+def _iso(time_us: int) -> str:
+    return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat()
 
 
 def _since(bundle: Bundle, given: str | None) -> int:

@@ -5,21 +5,27 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import towerbridge
 from towerbridge import v1
 
 from bench.process import ServerProcess
-from index.bundle import read_bundle
+from index.bundle import Bundle, read_bundle
 from tests.training.conftest import planted_events
 from tests.training.newer import FASTER, NEW_RING, newer_events, newer_items, write_parquet
+from tests.training.test_split import interactions
 from training.cli import main
+from training.config import SplitConfig
 from training.errors import ConfigError
-from training.refresh.gate import parse_requirement, unmet
+from training.refresh.gate import held_out_rows, parse_requirement, unmet
 from training.refresh.record import Record
+from training.replay import taught_before
+from training.split import make_split
 
 LIVE = v1.ReleaseState.RELEASE_STATE_LIVE
 
@@ -196,3 +202,32 @@ def test_every_option_is_documented() -> None:
     assert len(options) > 20
     for option in options:
         assert f"`{option}`" in docs, option
+
+
+@pytest.mark.parametrize("kind", ["all", "leave-one-out"])
+def test_the_gate_asks_only_for_what_neither_bundle_was_taught(fitted: Path, kind: str) -> None:
+    random = np.random.default_rng(1)
+    people = [random.choice(60, random.integers(2, 6), replace=False).tolist() for _ in range(2000)]
+    data, settings = interactions(*people, items=60), SplitConfig.model_validate({"kind": kind, "cold_items": 0.1})
+    split = make_split(data, settings)
+    bundle = read_bundle(fitted)
+
+    def taught(until: datetime | None) -> Bundle:
+        told = {"config": {"split": settings.model_dump()}, "split": split.describe()}
+        more = {} if until is None else {"taught_until": until.isoformat()}
+        return replace(bundle, manifest=bundle.manifest.model_copy(update={"training": told | more}))
+
+    rows, newer = held_out_rows(data, taught(None), taught(None))
+    held_out = split.validation if kind == "all" else split.test
+    assert len(rows) == (held_out >= 0).sum() > 50 and not newer
+    at = dict(zip(data.user[rows].tolist(), data.item[rows].tolist(), strict=True))
+    for user, item in at.items():
+        trained = split.data.item[split.data.offsets[user] : split.train_end[user]]
+        assert item not in trained and not split.cold[item] and item == split.data.item[held_out[user]]
+    # The one before knew all up to second 2. Whatever it held out then, a third item or whom it drew, is still asked for.
+    moment = datetime.fromtimestamp(2, UTC)
+    later, newer = held_out_rows(data, taught(None), taught(moment))
+    ends = taught_before(split.data, 2_000_000, settings)
+    fresh = held_out[(held_out >= ends) & (held_out >= 0)]
+    fresh = fresh[split.data.time_us[fresh] > 2_000_000] if newer else fresh
+    assert split.data.item[fresh].tolist() == data.item[later].tolist()

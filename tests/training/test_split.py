@@ -174,14 +174,31 @@ def test_a_split_by_time_of_data_without_times_is_refused() -> None:
 
 
 def test_all_trains_on_everything_but_the_last_new_item_of_a_few() -> None:
-    data = interactions(*([1, 2, 3, 3] for _ in range(40)), [5])
+    data = interactions(*([1, 2, 3, 3] for _ in range(400)), [5])
     split = make_split(data, SplitConfig(kind="all", validation_users=0.1))
     held = np.flatnonzero(split.validation >= 0)
-    assert len(held) == 4 and (split.test == -1).all()
+    assert 25 < len(held) < 55 and (split.test == -1).all()
     assert (split.validation[held] == data.offsets[held] + 2).all() and (split.train_end[held] == split.validation[held]).all()
-    others = np.setdiff1d(np.arange(41), held)
+    others = np.setdiff1d(np.arange(401), held)
     assert (split.train_end[others] == data.offsets[1:][others]).all()
     assert make_split(data, SplitConfig(kind="all", validation_users=0.0)).validation.max() == -1
+    few = make_split(interactions([1, 2], [3, 4], [5]), SplitConfig(kind="all", validation_users=1e-9))
+    assert (few.validation >= 0).sum() == 1  # one at least, so that there is something to stop by
+
+
+def test_whom_all_holds_out_does_not_change_as_other_people_come() -> None:
+    def held_out(names: list[str], seed: int = 0) -> set[str]:
+        rows = [{"user_id": name, "item_id": item} for name in sorted(names) for item in "ab"]
+        table = pa.Table.from_pylist(rows)
+        for column in (pa.array(["view"] * len(rows)), pa.array(range(len(rows)), pa.timestamp("us", tz="UTC"))):
+            table = table.append_column("event_type" if table.num_columns == 2 else "occurred_at", column)
+        split = make_split(load_interactions(table, pa.chunked_array([["a", "b"]])), SplitConfig(kind="all", seed=seed))
+        return {sorted(names)[row] for row in np.flatnonzero(split.validation >= 0)}
+
+    before = [f"person-{number}" for number in range(0, 600, 2)]
+    after = [f"person-{number}" for number in range(600)]
+    assert held_out(before) == held_out(after) & set(before) and 5 < len(held_out(before)) < 30
+    assert held_out(before) != held_out(before, seed=1)
 
 
 @pytest.mark.parametrize("kind", ["leave-one-out", "temporal", "all"])

@@ -1,6 +1,7 @@
 """`fit --warm-start`: it begins where a bundle ended, learns what is new, and says how far it went."""
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from training.interactions import next_new_item
 from training.progress import Progress
 from training.ranking import ask, rank
 from training.refresh.gate import with_new_items
-from training.replay import replayed, taught_before
+from training.replay import replayed, taught_before, untaught
 from training.split import make_split
 from training.towers.pair import TowerPair
 from training.warm_start import newest_event
@@ -96,11 +97,36 @@ def test_the_manifest_says_where_it_began_and_how_far_it_went(fitted: Path, warm
     assert told["warm_start"]["release_id"] == old.release_id
     assert told["warm_start"]["new_since"] == old.manifest.training["taught_until"]
     assert told["epochs"] == 4
+    assert told["warm_start"]["taught_test_users"] == 0  # each one's last item
     drift = told["drift"]
     assert (drift["items"]["known"], drift["items"]["new"], drift["items"]["gone"]) == (60, 10, 0)
     assert drift["items"]["mean"] == pytest.approx(known(old, new).mean(), abs=1e-5)
     assert drift["users"]["sampled"] == 200  # those with an event that the old bundle can read
     assert 0.5 < drift["users"]["top10_overlap"] <= 1.0
+
+
+def test_a_moment_before_the_bundle_s_own_split_is_refused_by_its_own_name(
+    planted: Path, newer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_time = [*SMALL, "--set", "split.kind=temporal", "training.epochs=1"]
+    assert main(["fit", "--data", str(planted), "--out", str(tmp_path / "a"), "--text-encoder", "none", *by_time]) == 0
+    assert start(newer, tmp_path / "b", tmp_path / "a", flags=("--new-since", "2024-03-01T00:00:00Z")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("--new-since 2024-03-01T00:00:00+00:00: ") and "give a later time" in error
+    assert error.count("\n") == 1
+
+
+def test_evaluate_warns_where_the_beginning_was_taught_what_is_asked(
+    newer: Path, warm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["evaluate", "--data", str(newer), "--threads", "1", "--bundle"]
+    assert main([*line, str(warm)]) == 0
+    assert "which was taught" not in capsys.readouterr().err
+    shutil.copytree(warm, tmp_path / "leaky")
+    manifest = tmp_path / "leaky" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"taught_test_users": 0', '"taught_test_users": 12'))
+    assert main([*line, str(tmp_path / "leaky")]) == 0
+    assert "which was taught 12 of the test targets" in capsys.readouterr().err
 
 
 def test_known_categories_and_event_types_keep_their_codes(fitted: Path, warm: Path) -> None:
@@ -130,6 +156,10 @@ def test_before_it_learns_anything_its_vectors_are_the_bundle_s(fitted: Path, tm
         (("towers.dim=32",), (), "towers.dim: 32, but the towers in"),
         (("towers.blocks=2",), (), "towers.blocks: 2, but the towers in"),
         ((), ("--text-encoder", "minilm"), "but {fitted} was trained with no text encoder"),
+        (("split.kind=all",), (), "split.kind: all, but {fitted} was trained with leave-one-out"),
+        (("split.seed=3",), (), "split.seed: 3, but"),
+        (("training.epochs=1",), (), "training.epochs: a warm start has its own; set warm_start.epochs"),
+        (("training.residual_rate=2",), (), "set warm_start.new_item_rate"),
         ((), ("--new-since", "yesterday"), "write a time with its zone"),
         ((), ("--new-since", "2030-01-01T00:00:00Z"), "nothing to learn that"),
     ],
@@ -172,18 +202,27 @@ def test_towers_that_training_did_not_write_are_refused(
 
 def test_what_a_bundle_held_out_is_new_to_the_next_one() -> None:
     data = interactions([1, 2, 3, 4, 5, 6], [7, 8])
-    taught = taught_before(data, 4_000_000, SplitConfig())  # five events of the first user; the last two were held out
-    assert taught.tolist() == [True, True, True, False, False, False, True, True]
-    assert not taught_before(data, -1, SplitConfig()).any()
+    taught_end = taught_before(data, 4_000_000, SplitConfig())  # five events of the first user; the last two were held out
+    assert taught_end.tolist() == [3, 8]
+    assert taught_before(data, -1, SplitConfig()).tolist() == [0, 6]
     everything = SplitConfig(kind="all", validation_users=0.0)
-    assert taught_before(data, 4_000_000, everything).tolist() == [True] * 5 + [False] + [True] * 2
+    assert taught_before(data, 4_000_000, everything).tolist() == [5, 8]
+
+
+def test_what_a_bundle_was_taught_does_not_test_the_next_one() -> None:
+    data = interactions([1, 2, 3], [1, 2, 3, 4])  # the first one had two items at second 1, both of which were trained on
+    split = make_split(data, SplitConfig())
+    assert split.validation.tolist() == [1, 5]
+    kept = untaught(split, taught_before(data, 1_000_000, SplitConfig()))
+    assert kept.validation.tolist() == [-1, 5] and kept.test.tolist() == split.test.tolist() == [2, 6]
+    assert kept.train_end.tolist() == split.train_end.tolist()
 
 
 def test_the_replayed_people_are_a_seeded_share_and_others_each_time() -> None:
     data = interactions(*[[1, 2]] * 2000)
     first, again, next_night = (replayed(data, since, share=0.2, seed=0) for since in (10**12, 10**12, 2 * 10**12))
+    assert first.shape == (2000,)
     assert 0.17 < first.mean() < 0.23 and (first == again).all() and (first != next_night).any()
-    assert (first[::2] == first[1::2]).all()  # whole people
     assert replayed(data, 0, share=1.0, seed=0).all() and not replayed(data, 0, share=0.0, seed=0).any()
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -16,10 +15,11 @@ from training.dataset import Dataset
 from training.errors import ConfigError, DatasetError
 from training.evaluation.models import Towers
 from training.evaluation.trained_on import trained_with
-from training.interactions import IntArray, load_interactions
+from training.interactions import BoolArray, IntArray, Interactions, load_interactions, selected
 from training.progress import Progress
 from training.ranking import ask, rank
-from training.split import Split, make_split
+from training.replay import taught_before, untaught
+from training.split import make_split
 from training.text import encode_texts
 from training.warm_start import taught_until
 
@@ -87,22 +87,39 @@ def unmet(requirements: list[Requirement], new: dict[str, float], current: dict[
 
 
 def compare(dataset: Dataset, new: Bundle, current: Bundle, progress: Progress) -> Comparison:
-    """Both bundles on what the new one was not trained on: the test targets, or with split.kind all the validation ones.
+    """Both bundles on what neither was taught: the new one's test targets, or with split.kind all its validation ones.
 
     The current bundle answers as it is served: with new items placed by its own item tower. Targets are those of which
     both bundles can read something before. Raises DatasetError where nothing was held out.
     """
-    current = with_new_items(current, dataset, progress)
-    sides = [_Side(dataset, bundle) for bundle in (new, current)]
-    held_out = trained_with(new.manifest.training) or SplitConfig()
-    split = make_split(sides[0].data, held_out.model_copy(update={"cold_items": 0.0}))
-    rows, newer = _targets(split, taught_until(current))
+    served = with_new_items(current, dataset, progress)
+    sides = [_Side(dataset, bundle) for bundle in (new, served)]
+    rows, newer = held_out_rows(sides[0].data, new, current)
     able = np.logical_and(*(side.has_history(rows) for side in sides))
     if not able.any():
         raise DatasetError(f"{dataset.path}: nothing is held out that both bundles could be asked for; import more events")
     with torch.inference_mode():
         figures = [side.figures(rows[able]) for side in sides]
     return Comparison(int(able.sum()), newer, figures[0], figures[1])
+
+
+def held_out_rows(data: Interactions, new: Bundle, current: Bundle) -> tuple[IntArray, bool]:
+    """(n,) int64 event rows of what fit held out for `new`, which began with `current`; and whether all are newer than that.
+
+    The split is fit's own, cold items and all. Where too few targets are newer, all of them count.
+    """
+    split, since = make_split(data, _split_of(new)), taught_until(current)
+    if since is not None:
+        split = untaught(split, taught_before(split.data, since, _split_of(current)))
+    held_out = split.test if (split.test >= 0).any() else split.validation
+    held_out = held_out[held_out >= 0]
+    rows = np.flatnonzero(~np.append(split.cold, False)[data.item])[held_out]  # rows of `split.data` -> of `data`
+    newer = rows[data.time_us[rows] > since] if since is not None else rows[:0]
+    return (newer, True) if len(newer) >= FEWEST or len(newer) == len(rows) else (rows, False)
+
+
+def _split_of(bundle: Bundle) -> SplitConfig:
+    return trained_with(bundle.manifest.training) or SplitConfig()
 
 
 def with_new_items(bundle: Bundle, dataset: Dataset, progress: Progress) -> Bundle:
@@ -121,14 +138,6 @@ def with_new_items(bundle: Bundle, dataset: Dataset, progress: Progress) -> Bund
     return replace(bundle, items=ids, item_vectors=np.concatenate([bundle.item_vectors, vectors]))
 
 
-def _targets(split: Split, since_us: int | None) -> tuple[IntArray, bool]:
-    """(n,) int64 event rows of the held-out targets, and whether they are all newer than `since_us`."""
-    held_out = split.test if (split.test >= 0).any() else split.validation
-    rows = held_out[held_out >= 0]
-    newer = rows[split.data.time_us[rows] > since_us] if since_us is not None else rows[:0]
-    return (newer, True) if len(newer) >= FEWEST or len(newer) == len(rows) else (rows, False)
-
-
 class _Side:
     """One bundle's view of the events. Rows of events are the same for both."""
 
@@ -136,28 +145,29 @@ class _Side:
         self.bundle = bundle
         self.data = load_interactions(dataset.events, dataset.items["item_id"], dict(bundle.manifest.event_types))
         found = pc.fill_null(pc.index_in(dataset.items["item_id"], value_set=pa.array(bundle.item_ids)), -1)
-        self.item = np.append(found.to_numpy().astype(np.int64), -1)[self.data.item]  # (E,) int64, the bundle's item rows
-        known = (self.item >= 0) & (self.data.kind > 0)
-        self.before = np.append(0, np.cumsum(known))  # (E + 1,) readable events before each row
-        self.readable = replace(
-            self.data,
-            item=self.item[known],
-            kind=self.data.kind[known],
-            time_us=self.data.time_us[known],
-            offsets=self.before[self.data.offsets],
-            items=len(bundle.item_ids),
-        )
+        self.row_of = np.append(found.to_numpy().astype(np.int64), -1)  # data set's item rows -> the bundle's; -1 = unknown
+        readable = selected(self.data, self._known)
+        self.readable = replace(readable, item=self.row_of[readable.item], items=len(bundle.item_ids))
+        whole = slice(0, len(self.data.item))
+        self.before = np.append(0, np.cumsum(self._known(whole)))  # (E + 1,) readable events before each row
 
-    def has_history(self, rows: IntArray) -> npt.NDArray[np.bool_]:
+    def has_history(self, rows: IntArray) -> BoolArray:
         """(n,) bool: something readable lies before each target."""
-        has: npt.NDArray[np.bool_] = self.before[rows] > self._starts(rows)
+        has: BoolArray = self.before[rows] > self._starts(rows)
         return has
 
     def figures(self, rows: IntArray) -> dict[str, float]:
         """Filtered metrics over the targets at event rows `rows` (n,) int64."""
         length = self.bundle.manifest.history_length or 1
-        questions = ask(self.readable, self._starts(rows), self.before[rows], self.item[rows], history_length=length)
+        questions = ask(
+            self.readable, self._starts(rows), self.before[rows], self.row_of[self.data.item[rows]], history_length=length
+        )
         return rank(questions, Towers(self.bundle))["filtered"]
+
+    def _known(self, rows: slice) -> BoolArray:
+        """(n,) bool: events whose item and type the bundle has."""
+        known: BoolArray = (self.row_of[self.data.item[rows]] >= 0) & (self.data.kind[rows] > 0)
+        return known
 
     def _starts(self, rows: IntArray) -> IntArray:
         return self.before[self.data.offsets[self.data.user[rows]]]
