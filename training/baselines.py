@@ -17,8 +17,8 @@ from training.interactions import IntArray, Interactions, first_interactions
 from training.ranking import Questions
 from training.spill import ArrayBuilder
 
-RECENT = 5  # how many last items vote
-DECAY = 0.5  # weight of the m-th last item is DECAY ** m
+RECENT = 5  # how many last events vote
+DECAY = 0.5  # weight of the m-th last one is DECAY ** m
 WINDOW = 50  # items of one history that are so many new items apart do not count as seen together
 EVENTS_AT_ONCE = 1 << 14  # whose neighbours are counted together: at most 98 each, 12 MiB of int64
 MOST_NEIGHBOURS = 1 << 26  # of all items together: 512 MiB
@@ -155,9 +155,9 @@ def _nearest(first: IntArray, weight: npt.NDArray[np.float64], most: int) -> Int
 
 
 class NeighbourKnn:
-    """Scores an item by its weight as a neighbour of the user's last items, the newest counting most.
+    """Scores an item by its weight as a neighbour of the user's last events, the newest counting most.
 
-    score(j) = sum over the last RECENT items i, newest m = 0, of DECAY ** m · weight(i -> j).
+    score(j) = sum over the items i of the last RECENT events, newest m = 0, of DECAY ** m · weight(i -> j).
     """
 
     def __init__(self, table: Neighbours) -> None:

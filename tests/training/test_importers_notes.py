@@ -80,7 +80,7 @@ def test_the_summary_shows_each_note_with_its_count_and_an_example(tmp_path: Pat
 
 
 def test_clean_data_has_no_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = imported(tmp_path, HEAD + "a,x,view,1\na,y,view,2\n", "item_id,title\nx,X\ny,Y\n")
+    data = imported(tmp_path, HEAD + "a,x,view,1700000000\na,y,view,1700000001\n", "item_id,title\nx,X\ny,Y\n")
     assert notes(data) == {}
     assert "look at" not in capsys.readouterr().out
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from training.errors import DatasetError
 from training.importers.events import DEFAULT_EVENT_TYPE, MAX_ID_BYTES, NUMBERED_SCHEMA
 from training.importers.rejects import Rejects
+from training.importers.tables import need_file
 
 START_US = 946_684_800 * 10**6  # 2000-01-01 UTC
 
@@ -51,8 +52,7 @@ def _item_table(ids: set[str], categories: dict[str, list[str]]) -> pa.Table:
 
 
 def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file; give the sequences file (a line: user item item …)")
+    need_file(path, "give the sequences file (a line: user item item …)")
     return path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
@@ -74,8 +74,7 @@ def _problem(user: str, row: list[str], known: set[str]) -> str:
 
 def _read_attributes(path: Path, rejects: Rejects) -> dict[str, list[str]]:
     """{item: category names}; an entry that is not a list of numbers or strings is rejected."""
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file; give the JSON of attributes, or leave --attributes out")
+    need_file(path, "give the JSON of attributes, or leave --attributes out")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -84,10 +83,21 @@ def _read_attributes(path: Path, rejects: Rejects) -> dict[str, list[str]]:
         raise DatasetError(f"{path}: not a JSON object; give {{item: [attribute, …]}}")
     good: dict[str, list[str]] = {}
     for number, (item, values) in enumerate(content.items(), start=1):
-        if not item or len(item.encode()) > MAX_ID_BYTES:
+        if not _is_utf8(item, values):
+            rejects.add("items", number, "not UTF-8", {"item_id": item})
+        elif not item or len(item.encode()) > MAX_ID_BYTES:
             rejects.add("items", number, "item_id missing or too long", {"item_id": item})
         elif not isinstance(values, list) or any(not isinstance(value, int | str) for value in values):
             rejects.add("items", number, "attributes are not a list of numbers or strings", {"item_id": item})
         else:
             good[item] = list(Counter(str(value) for value in values if value != ""))
     return good
+
+
+def _is_utf8(*values: object) -> bool:
+    """JSON can write halves of characters, such as half of an emoji, which no text can hold."""
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

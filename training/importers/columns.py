@@ -1,5 +1,9 @@
 """Which source column is which: aliases, overrides, and reading ids whatever type they have."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -40,12 +44,13 @@ def find_column(name: str, columns: list[str], overrides: dict[str, str], *, ali
     return next((lowered[alias] for alias in (*ALIASES[name], *aliases) if alias in lowered), None)
 
 
-def need_column(name: str, columns: list[str], overrides: dict[str, str], *, source: str, aliases: tuple[str, ...] = ()) -> str:
-    """`find_column`, or DatasetError with the name of the `source`."""
+def need_column(name: str, columns: list[str], overrides: dict[str, str], *, aliases: tuple[str, ...] = ()) -> str:
+    """`find_column`, or DatasetError with the columns that there are."""
     found = find_column(name, columns, overrides, aliases=aliases)
     if found is None:
+        separator = next((f" separated by {sign}?" for sign in (";", "|", "\t") if sign in columns[0]), "")
         raise DatasetError(
-            f"{source}: no column for {name} ({', '.join((*ALIASES[name], *aliases))}); it has {', '.join(columns)}; "
+            f"no column for {name} ({', '.join((*ALIASES[name], *aliases))}); it has {', '.join(columns)};{separator} "
             f"name it with --columns {name}=COLUMN"
         )
     return found
@@ -57,6 +62,24 @@ def check_overrides(overrides: dict[str, str], columns: dict[str, list[str]]) ->
         if not any(column in listed for listed in columns.values()):
             files = "; ".join(f"{source} has {', '.join(listed)}" for source, listed in columns.items())
             raise DatasetError(f"--columns {name}={column}: there is no column {column}; {files}")
+
+
+@contextmanager
+def reading(name: str, column: pa.ChunkedArray) -> Iterator[None]:
+    """What is done with a needed column of that name: DatasetError where its type does not allow it."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise DatasetError(f"column {name} is {column.type}, which cannot be read; name another with --columns") from error
+
+
+@contextmanager
+def of(source: Path) -> Iterator[None]:
+    """Says of a DatasetError from which file it comes."""
+    try:
+        yield
+    except DatasetError as error:
+        raise DatasetError(f"{source}: {error}") from error
 
 
 def as_strings(column: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -16,6 +16,7 @@ from training.importers.rejects import Rejects
 from training.importers.sorting import DEFAULT_SORT_MIB, EventSorter, without_repeats
 from training.importers.summary import summary
 from training.importers.survey import Survey
+from training.importers.tables import is_text
 from training.progress import Progress
 
 
@@ -80,7 +81,9 @@ def drafting(out: Path, sort_mib: int = DEFAULT_SORT_MIB) -> Iterator[Draft]:
 
     A data set that stands there stays whole until `Draft.finish` replaces it.
     """
-    is_new = not out.exists()
+    if not is_text(out):
+        raise DatasetError(f"{str(out)!a}: the name is not UTF-8; choose another")
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=".import-", dir=out) as folder:
@@ -90,6 +93,6 @@ def drafting(out: Path, sort_mib: int = DEFAULT_SORT_MIB) -> Iterator[Draft]:
             finally:
                 draft.close()
     finally:
-        if is_new:
-            with suppress(OSError):  # a finished data set is in it
-                out.rmdir()
+        with suppress(OSError):  # a finished data set is in it
+            for empty in made:
+                empty.rmdir()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.dataset import EVENT_SCHEMA
-from training.importers.columns import as_strings, find_column, flags, need_column
+from training.importers.columns import as_strings, find_column, flags, need_column, reading
 from training.importers.rejects import Marks, Rejects
 from training.importers.times import UnixUnit, parse_times
 
@@ -45,9 +45,9 @@ class EventRules:
     type_names: Mapping[str, str] = field(default_factory=dict)  # event types that the source calls by another name
 
 
-def find_event_columns(columns: list[str], overrides: dict[str, str], *, source: str) -> EventColumns:
+def find_event_columns(columns: list[str], overrides: dict[str, str]) -> EventColumns:
     """Raises DatasetError, which names the columns that there are, where a needed one is missing."""
-    user, item, time = (need_column(name, columns, overrides, source=source) for name in ("user_id", "item_id", "occurred_at"))
+    user, item, time = (need_column(name, columns, overrides) for name in ("user_id", "item_id", "occurred_at"))
     return EventColumns(user, item, time, find_column("event_type", columns, overrides))
 
 
@@ -56,8 +56,8 @@ def clean_events(
 ) -> pa.Table:
     """Canonical events of raw rows numbered by `row` (n,) int64, in their order -> table of NUMBERED_SCHEMA."""
     marks = Marks("events", raw, row)
-    users = check_ids(raw[columns.user_id], "user_id", marks)
-    items = check_ids(raw[columns.item_id], "item_id", marks)
+    users = check_ids(raw, columns.user_id, "user_id", marks)
+    items = check_ids(raw, columns.item_id, "item_id", marks)
     types = _types(raw, columns.event_type, rules.type_names)
     marks.reject(~flags(pc.match_substring_regex(types, EVENT_TYPE)), "event_type malformed")
     times, readable = parse_times(raw[columns.occurred_at], rules.unit)
@@ -70,9 +70,10 @@ def clean_events(
     return table.filter(pa.array(marks.good))
 
 
-def check_ids(column: pa.ChunkedArray, name: str, marks: Marks) -> pa.Array:
-    """(n,) strings; rows without an id, or with one too long for the service, are marked."""
-    ids = as_strings(column)
+def check_ids(raw: pa.Table, column: str, name: str, marks: Marks) -> pa.Array:
+    """(n,) strings of a column; rows without an id, or with one too long for the service, are marked."""
+    with reading(column, raw[column]):
+        ids = as_strings(raw[column])
     size = pc.fill_null(pc.binary_length(pc.utf8_trim_whitespace(ids)), 0).to_numpy(zero_copy_only=False)
     marks.reject(size == 0, f"{name} missing")
     marks.reject(flags(pc.match_substring_regex(ids, NO_ID)), f"{name} is nan, inf, null or none")
@@ -86,7 +87,8 @@ def _types(raw: pa.Table, column: str | None, names: Mapping[str, str]) -> pa.Ar
     """(n,) strings in lower case, renamed by `names`; `view` where the source has no such column."""
     if column is None:
         return pa.array([DEFAULT_EVENT_TYPE] * raw.num_rows, pa.string())
-    types = pc.ascii_lower(as_strings(raw[column]))
+    with reading(column, raw[column]):
+        types = pc.ascii_lower(as_strings(raw[column]))
     for old, new in names.items():
         types = pc.if_else(pc.equal(types, old), new, types)
     return types

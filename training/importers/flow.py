@@ -4,7 +4,7 @@ from pathlib import Path
 
 from training.errors import ConfigError
 from training.importers.amazon import import_amazon
-from training.importers.columns import check_overrides, parse_overrides
+from training.importers.columns import check_overrides, of, parse_overrides
 from training.importers.draft import drafting
 from training.importers.items import clean_items
 from training.importers.movielens import import_movielens_small
@@ -71,7 +71,8 @@ def import_tables(
         table = known = None
         if catalogue is not None:
             raw, row = read_table(catalogue, table="items", rejects=draft.rejects)
-            table = clean_items(raw, row, source=str(items), overrides=overrides, rejects=draft.rejects)
+            with of(catalogue.path):
+                table = clean_items(raw, row, overrides=overrides, rejects=draft.rejects)
             known = table["item_id"].combine_chunks()
         draft.add(read_events(files, overrides, draft.rejects, item_ids=known))
         source = ", ".join(path.name or str(path) for path in events)

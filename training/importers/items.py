@@ -5,32 +5,41 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.importers.columns import as_strings, find_column, need_column
+from training.importers.columns import as_strings, find_column, need_column, reading
 from training.importers.events import check_ids
 from training.importers.rejects import Marks, Rejects
 
+NOT_KEPT = "attributes that cannot be kept"
 
-def clean_items(
-    raw: pa.Table, row: npt.NDArray[np.int64], *, source: str, overrides: dict[str, str], rejects: Rejects
-) -> pa.Table:
+
+def clean_items(raw: pa.Table, row: npt.NDArray[np.int64], *, overrides: dict[str, str], rejects: Rejects) -> pa.Table:
     """Canonical items of a raw table whose rows are numbered by `row` (n,) int64; the first of equal ids stands.
 
-    Where there is no text column the first of title, name and description serves as text, and stays an attribute.
+    Where there is no text column the first of title, name and description serves as text, and stays an attribute. A
+    column that cannot be an attribute is left out with a note. Raises DatasetError where another one cannot be read.
     """
     columns = raw.column_names
     chosen = {name: find_column(name, columns, overrides) for name in ("text", "categories")}
-    id_column = need_column("item_id", columns, overrides, source=source, aliases=("id",))
+    id_column = need_column("item_id", columns, overrides, aliases=("id",))
     marks = Marks("items", raw, row)
-    ids = check_ids(raw[id_column], "item_id", marks)
+    ids = check_ids(raw, id_column, "item_id", marks)
     marks.reject(_repeats(ids) & marks.good, "item_id repeated")
     marks.report(rejects)
     size = raw.num_rows
-    text = pa.array([""] * size) if chosen["text"] is None else _stripped(raw[chosen["text"]])
-    categories = split_categories(raw[chosen["categories"]]) if chosen["categories"] else empty_categories(size)
+    text, categories = pa.array([""] * size), empty_categories(size)
+    if chosen["text"] is not None:
+        with reading(chosen["text"], raw[chosen["text"]]):
+            text = _stripped(raw[chosen["text"]])
+    if chosen["categories"] is not None:
+        with reading(chosen["categories"], raw[chosen["categories"]]):
+            categories = split_categories(raw[chosen["categories"]])
     table = pa.table([ids, text, categories], names=["item_id", "text", "categories"])
     for name in columns:
         if name not in (id_column, "text", chosen["categories"], "item_id", "categories", "popularity"):
-            table = table.append_column(name, attribute(raw[name]))
+            try:
+                table = table.append_column(name, attribute(raw[name]))
+            except pa.ArrowException:
+                rejects.notes.add(NOT_KEPT, 1, [{"column": name, "type": str(raw[name].type)}])
     return table.filter(pa.array(marks.good)).combine_chunks()
 
 
@@ -48,7 +57,7 @@ def empty_categories(size: int) -> pa.Array:
 def split_categories(column: pa.ChunkedArray) -> pa.Array:
     """Lists of strings as they are, strings split at `|`; empty values, repeats and nulls are left out."""
     array = column.combine_chunks()
-    if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
+    if not _is_list(array.type):
         array = pc.split_pattern(pc.fill_null(as_strings(array), ""), "|")
     lists = array.cast(pa.list_(pa.string()))
     values = pc.utf8_trim_whitespace(pc.fill_null(lists.flatten(), ""))
@@ -77,7 +86,7 @@ def attribute(column: pa.ChunkedArray) -> pa.Array:
         return array
     if pa.types.is_date(kind):
         return array.cast(pa.timestamp("us"))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if _is_list(kind):
         return array.cast(pa.list_(pa.string()))
     if pa.types.is_integer(kind):
         return array.cast(pa.int64())
@@ -108,6 +117,10 @@ def _typed(text: pa.Array) -> pa.Array:
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _repeats(ids: pa.Array) -> npt.NDArray[np.bool_]:

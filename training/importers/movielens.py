@@ -41,6 +41,6 @@ def import_movielens_small(rejects: Rejects) -> tuple[pa.Table, pa.Table]:
     )
     unit = UnixUnit()
     unit.see(raw["occurred_at"])
-    columns = find_event_columns(raw.column_names, {}, source="movielens-small")
+    columns = find_event_columns(raw.column_names, {})
     events = clean_events(raw, np.arange(1, len(frame) + 1), columns, EventRules(unit, ids), rejects)
     return events, items

@@ -110,5 +110,5 @@ def _shorten(value: object) -> object:
         return value
     if isinstance(value, float):
         return value if np.isfinite(value) else str(value)
-    text = str(value)
+    text = str(value).encode(errors="backslashreplace").decode()  # halves of characters have no UTF-8
     return text if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "…"

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from training.dataset import parse_watermark
 from training.errors import DatasetError
-from training.importers.columns import find_column
+from training.importers.columns import need_column, of, reading
 from training.importers.events import EventRules, clean_events, find_event_columns
 from training.importers.rejects import Rejects
 from training.importers.tables import TableFile, open_table
@@ -25,16 +25,29 @@ def find_files(paths: list[Path], kind: str) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if _belongs(file.relative_to(path), kind) and file.is_file()]
-            if not files:
-                raise DatasetError(f"{path}: has no file that ends in {' or '.join(ENDINGS[kind])}; check the path")
-        else:
-            files = [path] if path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-            if not files:
-                raise DatasetError(f"{path}: no such file; check the path")
-        found += files
+        matched = [path] if path.exists() else _matched(path)
+        for one in matched:
+            files = _inside(one, kind) if one.is_dir() else [one]
+            if one.is_dir() and not files and len(matched) == 1:
+                raise DatasetError(f"{one}: has no file that ends in {' or '.join(ENDINGS[kind])}; check the path")
+            found += files
+    if not found:
+        raise DatasetError(f"{paths[0]}: no folder there has a file that ends in {' or '.join(ENDINGS[kind])}; check the path")
     return list(dict.fromkeys(found))
+
+
+def _matched(pattern: Path) -> list[Path]:
+    try:
+        found = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    except ValueError as error:
+        raise DatasetError(f"{pattern}: no such file, and no pattern ({error})") from error
+    if not found:
+        raise DatasetError(f"{pattern}: no such file; check the path")
+    return found
+
+
+def _inside(folder: Path, kind: str) -> list[Path]:
+    return [file for file in sorted(folder.rglob("*")) if _belongs(file.relative_to(folder), kind) and file.is_file()]
 
 
 def open_events(paths: list[Path], kind: str) -> list[TableFile]:
@@ -54,7 +67,10 @@ def read_events(
 
     The files are read twice: first the times alone, since only all of them tell the unit.
     """
-    columns = [find_event_columns(file.columns, overrides, source=str(file.path)) for file in files]
+    columns = []
+    for file in files:
+        with of(file.path):
+            columns.append(find_event_columns(file.columns, overrides))
     rules = EventRules(unix_unit(files, overrides), item_ids, type_names or {})
     done = 0
     for file, chosen in zip(files, columns, strict=True):
@@ -63,7 +79,9 @@ def read_events(
         for raw, row in file.batches(chosen.names, table="events", rows_before=done, rejects=rejects):
             if len(row):
                 done = int(row[-1])
-                yield clean_events(raw, row, chosen, rules, rejects)
+                with of(file.path):
+                    events = clean_events(raw, row, chosen, rules, rejects)
+                yield events
     if not done and not rejects.counts:
         names = ", ".join(str(file.path) for file in files[:3])
         raise DatasetError(f"{names}: holds no rows; give a file that has some")
@@ -73,9 +91,11 @@ def unix_unit(files: list[TableFile], overrides: dict[str, str]) -> UnixUnit:
     """The unit of Unix times in all files together."""
     unit = UnixUnit()
     for file in files:
-        column = find_column("occurred_at", file.columns, overrides)
-        for raw, _ in file.batches([column] if column else [], table="events", rows_before=0, rejects=None):
-            unit.see(raw[column])
+        with of(file.path):
+            column = need_column("occurred_at", file.columns, overrides)
+        for raw, _ in file.batches([column], table="events", rows_before=0, rejects=None):
+            with of(file.path), reading(column, raw[column]):
+                unit.see(raw[column])
     return unit
 
 

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ SINGLE = "users with a single event"
 MANY = "users with very many events"
 UNORDERED = "events out of order in the source"
 INSTANT = "events at the instant of the user's event before"
+EARLY, EARLY_BEFORE = "events before 1990", pa.scalar(datetime(1990, 1, 1, tzinfo=UTC))
 NO_TEXT = "items without text"
 NO_EVENTS = "items without events"
 
@@ -50,6 +51,9 @@ class Survey:
         span = pc.min_max(events["occurred_at"]).as_py()
         first, last = self._span or (span["min"], span["max"])
         self._span = min(first, span["min"]), max(last, span["max"])
+        if not self._ordinal:
+            early = events.filter(pc.less(events["occurred_at"], EARLY_BEFORE))
+            self.notes.add(EARLY, early.num_rows, _with_times(early.slice(0, EXAMPLES)))
         joined = events if self._last is None else pa.concat_tables([self._last, events])
         self._note_order(joined.combine_chunks())
         self._count_users(events["user_id"].combine_chunks())
@@ -98,9 +102,7 @@ class Survey:
         if not self._ordinal:
             same = same_instant(joined)
             seconds = np.flatnonzero(same & ~np.append(False, same[:-1]))  # of each instant the second event
-            shown = joined.take(pa.array(seconds[:EXAMPLES])).to_pylist()
-            examples = [{"user_id": each["user_id"], "occurred_at": each["occurred_at"].isoformat()} for each in shown]
-            self.notes.add(INSTANT, int(same.sum()), examples)
+            self.notes.add(INSTANT, int(same.sum()), _with_times(joined.take(pa.array(seconds[:EXAMPLES]))))
 
     def _count_users(self, user: pa.Array) -> None:
         """Ends all users of a batch but the last, who may go on."""
@@ -131,3 +133,8 @@ class Survey:
         many = sizes > max(MANY_EVENTS, MANY_TIMES * int(median))
         found = [{"user_id": name, "events": size} for size, name in self._largest if size in set(sizes[many].tolist())]
         self.notes.add(MANY, int(users[many].sum()), found)
+
+
+def _with_times(events: pa.Table) -> list[dict[str, Any]]:
+    """Examples of a note."""
+    return [{"user_id": each["user_id"], "occurred_at": each["occurred_at"].isoformat()} for each in events.to_pylist()]

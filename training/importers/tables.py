@@ -50,15 +50,31 @@ class TableFile:
                 done += batch.num_rows
 
 
+def need_file(path: Path, advice: str = "check the path") -> None:
+    """Raises DatasetError for what is no file, and for a name that cannot be written down in a data set."""
+    if path.is_dir():
+        raise DatasetError(f"{path}: is a directory; give a file")
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file; {advice}")
+    if not is_text(path):
+        raise DatasetError(f"{str(path)!a}: the name is not UTF-8; rename it")
+
+
+def is_text(path: Path) -> bool:
+    """Whether the path is UTF-8: other bytes stand in it as halves of characters."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def open_table(path: Path, kind: str, *, other_encoding: str | None = None) -> TableFile:
     """Looks at the columns of a CSV or parquet file. Raises DatasetError where there is none or it is unusable.
 
     `other_encoding` is that of a CSV that is not UTF-8; without it such rows are rejected.
     """
-    if path.is_dir():
-        raise DatasetError(f"{path}: is a directory; give a file")
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file; check the path")
+    need_file(path)
     with _readable(path, kind):
         if kind == "csv":
             return TableFile(path, kind, read_header(path), {}, "utf-8" if is_utf8(path) else other_encoding)
