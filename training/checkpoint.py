@@ -22,7 +22,12 @@ from training.distributed import Ranks
 from training.errors import ConfigError
 
 FORMAT = 1
-ANEW = "go on with what it was begun with, or add --restart to begin anew"
+ANEW = "go on with what it was begun with, or begin anew with --restart or by removing it"
+
+
+def checkpoint_folder(bundle: Path) -> Path:
+    """Where a run that is to write `bundle` keeps its state."""
+    return bundle.with_name(f"{bundle.name}.checkpoint")
 
 
 class Checkpoint:

@@ -170,8 +170,16 @@ def _fit_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, help="CPU threads; 0 = as torch chooses; default 2, or training.threads")
+    parser.add_argument(
+        "--threads", type=thread_count, help="CPU threads; 0 = as torch chooses; default 2, or training.threads"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def thread_count(text: str) -> int:
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"{text}: give 0 or more")
+    return int(text)
 
 
 def _command(make: object, *positional: str, epilog: str = "", **named: object) -> argparse.ArgumentParser:

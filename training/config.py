@@ -139,7 +139,7 @@ def load_config(
     tree = _read(CONFIGS / "default.yaml")
     _merge(tree, inherited or {})
     if path is not None:
-        _merge(tree, _read(_find(path)))
+        _merge(tree, _read(find_config(path)))
     for pair in overrides or []:
         key, separator, value = pair.partition("=")
         section, dot, name = key.partition(".")
@@ -147,7 +147,7 @@ def load_config(
             raise ConfigError(f"--set {pair}: write section.key=value, such as training.epochs=10")
         try:
             _merge(tree, {section: {name: yaml.safe_load(value)}})
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none
             raise ConfigError(f"--set {pair}: the value is not YAML") from error
     try:
         return Config.model_validate(tree)
@@ -160,7 +160,8 @@ def load_config(
         raise ConfigError(f"{where}: {first['msg']} (got {first['input']!r}); {cure}") from error
 
 
-def _find(path: Path) -> Path:
+def find_config(path: Path) -> Path:
+    """The file that `--config` means."""
     named = CONFIGS / f"{path.stem}.yaml"
     return named if not path.is_file() and path.parent == Path() and named.is_file() else path
 
@@ -170,7 +171,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such config; give a YAML file like training/configs/default.yaml")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or what looks like a date and is none
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if tree is None:
         return {}

@@ -16,7 +16,7 @@ import torch
 from index.bundle import BundleSpec, Watermark, write_bundle, write_card
 from index.bundle.manifest import read_manifest
 from training.catalogue import Catalogue, build_catalogue
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, checkpoint_folder
 from training.config import Config
 from training.dataset import Dataset, dataset_sha256, read_dataset
 from training.distributed import Ranks
@@ -147,7 +147,7 @@ def _checkpoint(
         "warm_start": None if start is None else [start.bundle.release_id, start.since_us],
         **settings,
     }
-    checkpoint = Checkpoint(out.parent / f"{out.name}.checkpoint", run, minutes=minutes, ranks=running.ranks)
+    checkpoint = Checkpoint(checkpoint_folder(out), run, minutes=minutes, ranks=running.ranks)
     if running.restart:
         checkpoint.remove()
     return checkpoint

@@ -45,6 +45,8 @@ def test_on_and_off_are_words_though_yaml_reads_them_as_true_and_false(tmp_path:
         ("a: [\n", [], "not YAML"),
         ("", ["epochs=3"], "--set epochs=3: write section.key=value"),
         ("", ["training.epochs"], "write section.key=value"),
+        ("", ["split.validation_from=2024-13-45"], "--set split.validation_from=2024-13-45: the value is not YAML"),
+        ("split:\n  validation_from: 2024-13-45\n", [], "own.yaml: not YAML"),
         ("", ["training.temperature=0.001"], "training.temperature: "),
         ("", ["training.precision=float16"], "training.precision: "),
         ("", ["training.validation_users=0"], "training.validation_users"),

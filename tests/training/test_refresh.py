@@ -1,7 +1,9 @@
 """`python -m training refresh`: a real server's journal becomes its next release, or nothing changes."""
 
+import itertools
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import towerbridge
 from towerbridge import v1
@@ -71,7 +75,7 @@ def test_what_the_gate_refused_goes_on_where_it_was_when_the_rule_is_another(
     [
         ((), "give --journal DIR"),
         (("--events", "x.parquet"), "give --bundle, or the --target"),
-        (("--events", "{folder}/none.parquet", "--bundle", "{fitted}"), "none.parquet: not readable as parquet"),
+        (("--events", "{folder}/none.parquet", "--bundle", "{fitted}"), "none.parquet: cannot be read"),
         (("--events", "x", "--bundle", "{fitted}", "--require", "N@10>95%"), "--require N@10>95%: write R@5|R@10"),
         (("--events", "x", "--bundle", "{fitted}", "--work", "{folder}"), "no refresh made it"),
         (("--journal", "{folder}", "--bundle", "{fitted}"), "export: {folder}/default holds no journal"),
@@ -110,18 +114,72 @@ def test_a_requirement_is_a_number_or_a_share_of_the_current_bundle() -> None:
             parse_requirement(wrong)
 
 
-def test_a_record_of_another_command_is_not_gone_on_with(tmp_path: Path) -> None:
-    record = Record.read(tmp_path / "work", {"out": "a"})
+def test_a_record_of_another_command_or_of_another_live_release_is_not_gone_on_with(tmp_path: Path) -> None:
+    record = Record.read(tmp_path / "work", {"out": "a"}, "bundles/first", "r1")
     record.prepare()
+    record.made.append("r2")
     assert record.step("import", lambda: {"events": "7"})[1]
     (tmp_path / "work" / "events.parquet").write_text("somebody's")
-    again = Record.read(tmp_path / "work", {"out": "a"})
-    again.prepare()
-    given, ran = again.step("import", lambda: {"events": "8"})
-    assert given["events"] == "7" and not ran and (tmp_path / "work" / "events.parquet").exists()
-    other = Record.read(tmp_path / "work", {"out": "b"})
+    for live in (("bundles/first", "r1"), ("bundles/a", "r2")):  # the second one if some servers promoted already
+        again = Record.read(tmp_path / "work", {"out": "a"}, *live)
+        again.prepare()
+        given, ran = again.step("import", lambda: {"events": "8"})
+        assert given["events"] == "7" and not ran and (tmp_path / "work" / "events.parquet").exists()
+        assert (again.bundle, again.release_id) == ("bundles/first", "r1")
+    assert Record.read(tmp_path / "work", {"out": "a"}, "bundles/other", "r3").done == {}
+    other = Record.read(tmp_path / "work", {"out": "b"}, "bundles/first", "r1")
     other.prepare()
     assert other.done == {} and not (tmp_path / "work" / "events.parquet").exists()
+
+
+def test_a_step_runs_again_when_it_is_given_something_else(tmp_path: Path) -> None:
+    record = Record.read(tmp_path / "work", {}, "first", "r1")
+    record.prepare()
+    assert record.begin("fit", "a", "evaluate")
+    for name in ("import", "fit", "evaluate"):
+        record.step(name, dict)
+    assert not record.begin("fit", "a", "evaluate") and set(record.done) == {"import", "fit", "evaluate"}
+    assert record.begin("fit", "b", "evaluate") and set(record.done) == {"import"}
+    assert not Record.read(tmp_path / "work", {}, "first", "r1").begin("fit", "b", "evaluate")
+
+
+def test_changed_settings_and_events_are_fitted_anew_whatever_an_earlier_attempt_left(
+    exported: tuple[Path, Path], fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events, items = exported
+    out, settings, report = tmp_path / "next", tmp_path / "own.yaml", tmp_path / "report.json"
+    given = ("--bundle", fitted, "--events", events, "--items", items, "--config", settings)
+    settings.write_text("warm_start: {epochs: 1}\n")
+    assert refresh(out, *given, "--require", "R@10>=1.5", "--json", report) == 2
+    told = json.loads(report.read_text())
+    assert "is not promoted: R@10" in told["failed"] and told["evaluation"]["new"]["R@10"] < 1.5
+
+    settings.write_text("warm_start: {epochs: 2}\ntraining: {checkpoint_minutes: 1.0e-9}\n")
+    line = ["-m", "tests.training.killed", "2", "refresh", "--out", out, "--set", *FASTER, "--threads", "1", *given]
+    assert subprocess.run([sys.executable, *map(str, line)], check=False, timeout=240).returncode == -signal.SIGKILL
+    assert (tmp_path / "next.checkpoint").is_dir()
+
+    table = pq.read_table(events)
+    pq.write_table(table.filter(pc.field("user") != "fresh-0"), events)  # as if it were screened
+    capsys.readouterr()
+    assert refresh(out, *given) == 0
+    said = steps(capsys.readouterr().out)
+    assert not any(said[name].endswith("was done before") for name in ("import", "fit", "evaluate"))
+    told = read_bundle(out).manifest.training
+    assert (told["epochs"], told["dataset"]["counts"]["users"]) == (2, 259)
+    assert not (tmp_path / "next.checkpoint").exists() and not (tmp_path / "next.refresh").exists()
+
+
+def test_where_nothing_is_new_nobodys_events_stay_behind(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = [row for row in planted_events() if int(str(row["user"]).removeprefix("user-")) < 5]
+    old = [row for row, after in itertools.pairwise(old) if row["user"] == after["user"]][:3]  # trained on, all of them
+    events, items = write_parquet(tmp_path, old, newer_items())
+    assert refresh(tmp_path / "next", "--bundle", fitted, "--events", events, "--items", items) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fit: nothing to learn that") and error.count("\n") == 1
+    assert not (tmp_path / "next.refresh").exists() and not (tmp_path / "next").exists()
 
 
 @pytest.fixture
@@ -173,11 +231,17 @@ def test_from_a_server_s_events_to_its_next_release_and_a_bad_one_stays_out(
 
         # Somebody is erased meanwhile: the same command goes on without them.
         client.erase_user(user_id="fresh-0")
-        assert refresh(tmp_path / "next", *given, "--target", server.target) == 0
+        others = ("--target", server.target, "--target", "127.0.0.1:1", "--timeout", "60")
+        assert refresh(tmp_path / "next", *given, *others) == 2
         said = steps(capsys.readouterr().out)
         assert said["export"].endswith("was done before") and " 0 events removed" not in said["screen"]
         assert not said["import"].endswith("was done before") and not said["fit"].endswith("was done before")
         new = read_bundle(tmp_path / "next")
+
+        # Some servers have promoted it and others have not: the same command goes on with the others.
+        client.promote_release(new.release_id)
+        assert refresh(tmp_path / "next", *given, "--target", server.target) == 0
+        assert steps(capsys.readouterr().out)["fit"].endswith("was done before")
         assert live(client) == new.release_id != first
         assert new.manifest.training["dataset"]["counts"]["users"] == 259
         assert not (tmp_path / "next.refresh").exists()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.errors import ConfigError
+from training.errors import ConfigError, TrainingError
 from training.progress import Progress
 
 if TYPE_CHECKING:
@@ -54,13 +54,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_refresh(parsed: argparse.Namespace) -> None:
-    """Refreshes, and says each step when it is done. Raises TrainingError."""
-    from training.refresh.flow import refresh
+    """Refreshes, and says each step when it is done; the report tells of a failure too. Raises TrainingError."""
+    from training.refresh.flow import Refresh
 
-    report = refresh(_plan(parsed), lambda line: print(line, flush=True), Progress(parsed.quiet))
-    if parsed.json is not None:
-        parsed.json.parent.mkdir(parents=True, exist_ok=True)
-        parsed.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    work = Refresh(_plan(parsed), lambda line: print(line, flush=True), Progress(parsed.quiet))
+    try:
+        work.run()
+    except TrainingError as error:
+        work.report["failed"] = str(error)
+        raise
+    finally:
+        if parsed.json is not None:
+            parsed.json.parent.mkdir(parents=True, exist_ok=True)
+            parsed.json.write_text(json.dumps(work.report, indent=2) + "\n", encoding="utf-8")
 
 
 def _plan(parsed: argparse.Namespace) -> "Plan":

@@ -1,24 +1,23 @@
 """export -> screen -> import -> fit -> evaluate -> load -> promote, each step once, whatever fails between."""
 
 import hashlib
-import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from index.bundle import BundleError, read_bundle
 from index.bundle.manifest import read_manifest
-from training.config import load_config
+from training.checkpoint import checkpoint_folder
+from training.config import find_config, load_config
 from training.dataset import read_dataset
 from training.distributed import Ranks
 from training.drift import drift_lines
-from training.errors import ConfigError, RefreshError, TrainingError
+from training.errors import ConfigError, NothingNewError, RefreshError, TrainingError
 from training.fit import Running, fit
 from training.importers.flow import import_tables
 from training.progress import Progress
@@ -47,55 +46,55 @@ class Plan:
     config: Path | None
     overrides: list[str]
 
-    def asked(self, current: str) -> dict[str, str]:
+    def asked(self) -> dict[str, str]:
         """What tells this refresh from another one; how and where it is loaded may change between two attempts."""
-        names = ("out", "journal", "events", "items", "config", "overrides")
-        return {"current": current, **{name: str(getattr(self, name)) for name in names}}
+        names = ("out", "bundle", "journal", "events", "items", "config", "overrides")
+        return {name: str(getattr(self, name)) for name in names}
 
 
-def refresh(plan: Plan, say: Callable[[str], None], progress: Progress) -> dict[str, Any]:
-    """Runs what has not been done yet and returns the report: seconds and results by step.
+class Refresh:
+    """One refresh; `report` has the seconds and results of each step as they come."""
 
-    Raises RefreshError naming the step; then the live release is as it was, and the same command goes on from there.
-    """
-    return _Refresh(plan, say, progress).run()
-
-
-class _Refresh:
     def __init__(self, plan: Plan, say: Callable[[str], None], progress: Progress) -> None:
+        """Raises ConfigError for a plan that cannot be."""
         self.plan, self.say, self.progress = plan, say, progress
-        self.current = plan.servers[0].live_bundle() if plan.bundle is None else plan.bundle
-        try:
-            current = read_manifest(self.current)[1]
-        except BundleError as error:
-            raise ConfigError(f"{self.current}: {error}") from error
+        live = plan.servers[0].live_bundle() if plan.bundle is None else plan.bundle
+        self.record = Record.read(plan.work, plan.asked(), str(live), _release_of(live))
+        self.current = Path(self.record.bundle)
         if plan.out.resolve() == self.current.resolve():
             raise ConfigError(f"{plan.out}: is the current bundle, which must stay for a rollback; give another --out")
-        self.record = Record.read(plan.work, plan.asked(current))
-        if plan.out.exists() and not _is_release(plan.out, self.record.done.get("fit", {}).get("release_id")):
+        if _release_of(self.current) != self.record.release_id:
+            raise ConfigError(f"{self.current}: is not release {self.record.release_id} any more; give another --out")
+        if plan.out.exists() and not any(_is_release(plan.out, made) for made in self.record.made):
             raise ConfigError(f"{plan.out}: exists, and a server may need it; give another --out")
         self.record.prepare()
-        self.report: dict[str, Any] = {"current": current, "steps": {}}
+        self.report: dict[str, Any] = {"current": self.record.release_id, "steps": {}}
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> None:
+        """Runs what has not been done yet.
+
+        Raises RefreshError naming the step; then the live release is as it was, and the same command goes on from there.
+        """
         self._collect()
         self._learn()
         self._pass_the_gate()
         self._make_live()
         self.record.remove()
-        return self.report
 
     def _collect(self) -> None:
         """Events and items into a data set."""
         is_of_now = self.plan.events is None and self._step("export", self._export)
         if not is_of_now and self.plan.journal is not None:
             self._step("screen", self._screen, again=True)
-        if self.record.done.get("import", {}).get("events") != _fingerprint(self._events):
-            self.record.forget("import", "fit", "evaluate")
+        if self.record.begin("import", _sha256(self._events, self._items), "fit", "evaluate"):
+            self._drop_checkpoint()
         self._step("import", self._import)
 
     def _learn(self) -> None:
         """The new bundle at `out`."""
+        settings = "" if self.plan.config is None else _sha256(find_config(self.plan.config))
+        if self.record.begin("fit", settings, "evaluate"):
+            self._drop_checkpoint()
         made = self.record.done.get("fit", {}).get("release_id")
         if made is not None and not _is_release(self.plan.out, made):
             self.record.forget("fit", "evaluate")
@@ -123,6 +122,10 @@ class _Refresh:
             self.record.forget(name)
         try:
             given, ran = self.record.step(name, run)
+        except NothingNewError as error:
+            self._drop_checkpoint()
+            self.record.remove()  # there is nothing to go on with, and people's events must not lie there
+            raise RefreshError(f"{name}: {error}; the live release is as it was") from error
         except (TrainingError, BundleError) as error:
             live = ", ".join(self.report.get("live", []))
             state = f"the new release is live on {live} alone" if live else "the live release is as it was"
@@ -133,6 +136,10 @@ class _Refresh:
             self.say(f"{'':<21}{line}")
         self.report["steps"][name] = given["seconds"]
         return ran
+
+    def _drop_checkpoint(self) -> None:
+        """Of a fit of other events or settings: it would be refused, and its weights know who may have been erased since."""
+        shutil.rmtree(checkpoint_folder(self.plan.out), ignore_errors=True)
 
     @property
     def _events(self) -> Path:
@@ -159,7 +166,7 @@ class _Refresh:
 
     def _import(self) -> Given:
         summary = import_tables(self.plan.work / "data", "parquet", [self._events], self._items, [])
-        return {"events": _fingerprint(self._events), **_said(summary)}
+        return _said(summary)
 
     def _fit(self) -> Given:
         start = read_start(self.current)
@@ -168,6 +175,7 @@ class _Refresh:
             torch.set_num_threads(config.training.threads)
         running = Running(Ranks().on(config.training.device))
         done = fit(self.plan.work / "data", self.plan.out, config, self.progress, start, running=running)
+        self.record.made.append(done.release_id)  # saved with the step
         said = [f"{self.plan.out}: release {done.release_id}", *drift_lines(done.drift or {})]
         return {"release_id": done.release_id, "drift": done.drift, "said": said}
 
@@ -192,18 +200,27 @@ def _said(text: str) -> Given:
     return {"said": [line.rstrip() for line in text.splitlines() if line.strip()]}
 
 
-def _is_release(path: Path, release_id: str | None) -> bool:
+def _is_release(path: Path, release_id: str) -> bool:
     try:
         return read_manifest(path)[1] == release_id
     except BundleError:
         return False
 
 
-def _fingerprint(events: Path) -> str:
-    """The same for the same events: how many there are, and of an export also when and of which journal."""
+def _release_of(bundle: Path) -> str:
     try:
-        with pq.ParquetFile(events) as file:
-            said = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
-            return f"{file.metadata.num_rows}:{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]}"
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{events}: not readable as parquet ({str(error).splitlines()[0]}); give an export") from error
+        return read_manifest(bundle)[1]
+    except BundleError as error:
+        raise ConfigError(f"{bundle}: {error}") from error
+
+
+def _sha256(*files: Path) -> str:
+    """Of the files' contents, one after another."""
+    digests = []
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a file that can") from error
+    return " ".join(digests)

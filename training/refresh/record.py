@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,32 @@ FILE = "refresh.json"
 class Record:
     """The working folder of one refresh, which only its owner can read: it holds people's events until all is done.
 
-    `asked` is what the command was given; another command begins anew.
+    `asked` is what the command was given; another command begins anew, and so does one that finds another release live.
     """
 
     folder: Path
     asked: dict[str, str]
+    bundle: str  # what it goes on from, …
+    release_id: str  # … and of which release that is
     done: dict[str, Any] = field(default_factory=dict)  # step -> {"seconds", and what later steps need of it}
+    inputs: dict[str, str] = field(default_factory=dict)  # step -> digest of what it was last begun with
+    made: list[str] = field(default_factory=list)  # releases that it wrote, whether or not they have to be made again
 
     @classmethod
-    def read(cls, folder: Path, asked: dict[str, str]) -> "Record":
-        """What an earlier run of the same command left in a folder, else an empty record. Raises ConfigError."""
+    def read(cls, folder: Path, asked: dict[str, str], bundle: str, release_id: str) -> "Record":
+        """What an earlier run of the same command left in a folder, else an empty record. Raises ConfigError.
+
+        `bundle` is what is live now. If that is what the earlier run made, it got as far as a promotion, and goes on from
+        where it began.
+        """
         if folder.exists() and not (folder / FILE).is_file():
             raise ConfigError(f"{folder}: is there and no refresh made it; remove it, or give another --work")
         try:
-            saved = json.loads((folder / FILE).read_text(encoding="utf-8"))
-            return cls(folder, asked, saved["done"] if saved["asked"] == asked else {})
-        except (OSError, ValueError, KeyError, TypeError):
-            return cls(folder, asked)
+            saved = cls(folder, **json.loads((folder / FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return cls(folder, asked, bundle, release_id)
+        goes_on = saved.asked == asked and release_id in (saved.release_id, *saved.made)
+        return saved if goes_on else cls(folder, asked, bundle, release_id)
 
     def prepare(self) -> None:
         """Makes the folder; what another command left there goes."""
@@ -41,6 +50,14 @@ class Record:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
         self._save()
+
+    def begin(self, name: str, inputs: str, *later: str) -> bool:
+        """Notes what a step is given; if that is new, it and those after it have to run again, and True comes back."""
+        if self.inputs.get(name) == inputs:
+            return False
+        self.inputs[name] = inputs
+        self.forget(name, *later)
+        return True
 
     def step(self, name: str, run: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
         """What the step gave, and whether it ran just now; a step that was done before is not run again."""
@@ -62,6 +79,7 @@ class Record:
         shutil.rmtree(self.folder)
 
     def _save(self) -> None:
+        saved = {name: value for name, value in asdict(self).items() if name != "folder"}
         aside = self.folder / f".{FILE}"
-        aside.write_text(json.dumps({"asked": self.asked, "done": self.done}, indent=2), encoding="utf-8")
+        aside.write_text(json.dumps(saved, indent=2), encoding="utf-8")
         aside.replace(self.folder / FILE)
