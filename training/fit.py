@@ -1,6 +1,7 @@
 """`python -m training fit`: read -> split -> encode text -> train -> export -> bundle."""
 
 import hashlib
+import json
 import tempfile
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from index.bundle import BundleSpec, Watermark, write_bundle, write_card
+from index.bundle import BundleSpec, Watermark, check_target, write_bundle, write_card
 from index.bundle.manifest import read_manifest
 from training.catalogue import Catalogue, build_catalogue
 from training.checkpoint import Checkpoint, checkpoint_folder
@@ -23,14 +24,14 @@ from training.distributed import Ranks
 from training.errors import ConfigError, DatasetError
 from training.evaluation.card import card
 from training.export import export_item_tower, export_user_tower, golden_items, golden_users
-from training.interactions import load_interactions
+from training.interactions import Interactions, load_interactions
 from training.progress import Progress
 from training.reporting import check_tensorboard
 from training.split import Split, make_split
 from training.text import encode_texts, find_encoder, stage_encoder
 from training.towers.pair import TowerPair
 from training.trainer import History, train
-from training.warm_start import WarmStart, begin, check_settings, newest_event, shortened
+from training.warm_start import Lesson, WarmStart, begin, check_settings, newest_event, shortened
 
 
 @dataclass(frozen=True)
@@ -66,85 +67,99 @@ def fit(
     Same data, config, machine and torch threads (set by the caller) give the same vectors, interrupted or not.
     """
     running = running or Running()
-    ranks = running.ranks
     if running.tensorboard is not None:
         check_tensorboard()
-    if out.exists() and not (out / "manifest.json").is_file():  # before the hours, not after them
-        raise ConfigError(f"{out}: exists and is not a bundle; remove it or give another path")
-    dataset = read_dataset(data)
-    until = newest_event(dataset)
-    ids, types = dataset.items["item_id"], None
-    if start is not None:
-        check_settings(start, config)
-        types = start.event_types(dataset.events.unique("event_type").to_pylist())
-    time_features = _time_features(config, dataset) if start is None else start.time_features(dataset)
-    interactions = load_interactions(dataset.events, ids, types)
-    split = make_split(interactions, config.split, real_times=dataset.has_real_times)
-    texts = dataset.items["text"].to_pylist()
-    encoder = find_encoder(config.text.encoder, texts) if start is None else start.encoder(config.text, texts)
+    check_target(out)  # before the hours, not after them
+    given = _read(data, config, start)
     with tempfile.TemporaryDirectory() as folder:
-        staged = None if encoder is None else stage_encoder(encoder, Path(folder))
-        known = None if start is None else start.bundle.categories
-        catalogue = _catalogue(dataset, config, staged, progress, known, ranks)
-        counts = split.counts()
-        torch.manual_seed(config.training.seed)
-        pair = TowerPair(
-            catalogue,
-            config.towers,
-            event_types=len(interactions.event_types),
-            time_features=time_features,
-            dropout=config.training.dropout,
-            trained=counts > 0 if start is None else (counts > 0) | start.learnt(start.rows(ids)),
-        )
-        lesson = None if start is None else begin(start, pair, start.rows(ids), split, config)
-        length = config.towers.history_length
-        checkpoint = _checkpoint(out, dataset, catalogue, config, start, running)
+        staged = None if given.encoder is None else stage_encoder(given.encoder, Path(folder))
+        catalogue = _catalogue(given, config, staged, progress, running.ranks)
+        pair, lesson = _build(given, catalogue, config)
+        checkpoint = _checkpoint(out, given, catalogue, config, running)
         history = train(
             pair,
-            split.data,
-            split if lesson is None else lesson.split,
+            given.split.data,
+            given.split if lesson is None else lesson.split,
             config.training if lesson is None else shortened(config),
-            history_length=length,
+            history_length=config.towers.history_length,
             progress=progress,
             chosen=None if lesson is None else lesson.chosen,
             anchor=None if lesson is None else lesson.anchor,
-            ranks=ranks,
+            ranks=running.ranks,
             checkpoint=checkpoint,
             tensorboard=running.tensorboard,
         )
-        if not ranks.first:
+        if not running.ranks.first:
             return Fitted("", history)
-        warm = {} if lesson is None else lesson.describe(pair, split.data, config.training.seed)
+        warm = {} if lesson is None else lesson.describe(pair, given.split.data, config.training.seed)
         progress.say("export the towers and write the bundle")
-        spec = BundleSpec(
-            dim=config.towers.dim,
-            history_length=length,
-            event_types=interactions.event_types,
-            time_features=time_features,
-            text_dim=catalogue.text.shape[1],
-            category_slots=catalogue.codes.shape[1],
-            watermark=_watermark(dataset),
-            offline_metrics={f"validation/filtered/{name}": value for name, value in history.best.items()},
-            training=_describe(dataset, config, split, history) | {"taught_until": until} | warm,
-        )
-        release = _write(out, spec, pair, dataset, catalogue, counts, staged)
+        training = _describe(given, config, history) | warm
+        release = _write(out, _spec(given, catalogue, config, history, training), pair, given, catalogue, staged)
         write_card(out, card(*read_manifest(out)))
     checkpoint.remove()
     return Fitted(release, history, warm.get("drift"))
 
 
-def _checkpoint(
-    out: Path, dataset: Dataset, catalogue: Catalogue, config: Config, start: WarmStart | None, running: Running
-) -> Checkpoint:
+@dataclass(frozen=True)
+class _Given:
+    """What a fit reads before it trains."""
+
+    dataset: Dataset
+    events_sha256: str
+    start: WarmStart | None
+    taught_until: str | None
+    interactions: Interactions
+    split: Split
+    time_features: bool
+    encoder: Path | None  # of text
+    counts: npt.NDArray[np.float64]  # (N,) training events of each item
+
+
+def _read(data: Path, config: Config, start: WarmStart | None) -> _Given:
+    dataset = read_dataset(data)
+    until = newest_event(dataset)
+    types = None
+    if start is not None:
+        check_settings(start, config)
+        types = start.event_types(dataset.events.unique("event_type").to_pylist())
+    time_features = _time_features(config, dataset) if start is None else start.time_features(dataset)
+    interactions = load_interactions(dataset.events, dataset.items["item_id"], types)
+    split = make_split(interactions, config.split, real_times=dataset.has_real_times)
+    texts = dataset.items["text"].to_pylist()
+    encoder = find_encoder(config.text.encoder, texts) if start is None else start.encoder(config.text, texts)
+    events_sha256 = dataset_sha256(dataset.path)
+    return _Given(dataset, events_sha256, start, until, interactions, split, time_features, encoder, split.counts())
+
+
+def _build(given: _Given, catalogue: Catalogue, config: Config) -> tuple[TowerPair, Lesson | None]:
+    """The towers as training begins with them, and for a warm start what it is taught."""
+    start, trained = given.start, given.counts > 0
+    rows = None if start is None else start.rows(given.dataset.items["item_id"])
+    if start is not None and rows is not None:
+        trained |= start.learnt(rows)
+    torch.manual_seed(config.training.seed)
+    pair = TowerPair(
+        catalogue,
+        config.towers,
+        event_types=len(given.interactions.event_types),
+        time_features=given.time_features,
+        dropout=config.training.dropout,
+        trained=trained,
+    )
+    return pair, None if start is None or rows is None else begin(start, pair, rows, given.split, config)
+
+
+def _checkpoint(out: Path, given: _Given, catalogue: Catalogue, config: Config, running: Running) -> Checkpoint:
     """Beside the bundle; of this run alone: the same settings, events, items as the towers read them, and beginning."""
-    items = hashlib.sha256(np.ascontiguousarray(catalogue.text).data)
+    items = hashlib.sha256(json.dumps(given.dataset.items["item_id"].to_pylist()).encode())
+    items.update(np.ascontiguousarray(catalogue.text).data)
     items.update(np.ascontiguousarray(catalogue.codes).data)
     settings = config.model_dump()
     minutes = settings["training"].pop("checkpoint_minutes")
     run = {
-        "events_sha256": dataset_sha256(dataset.path),
+        "events_sha256": given.events_sha256,
         "items_sha256": items.hexdigest(),
-        "warm_start": None if start is None else [start.bundle.release_id, start.since_us],
+        "warm_start": None if given.start is None else [given.start.bundle.release_id, given.start.since_us],
         **settings,
     }
     checkpoint = Checkpoint(checkpoint_folder(out), run, minutes=minutes, ranks=running.ranks)
@@ -170,31 +185,39 @@ def _time_features(config: Config, dataset: Dataset) -> bool:
     return config.towers.time_features != "off" and dataset.has_real_times
 
 
-def _catalogue(
-    dataset: Dataset,
-    config: Config,
-    encoder: Path | None,
-    progress: Progress,
-    known: dict[str, int] | None,
-    ranks: Ranks,
-) -> Catalogue:
-    texts = dataset.items["text"].to_pylist()
+def _catalogue(given: _Given, config: Config, encoder: Path | None, progress: Progress, ranks: Ranks) -> Catalogue:
+    items = given.dataset.items
+    texts = items["text"].to_pylist()
     if encoder is None:
         vectors = np.zeros((len(texts), 0), dtype=np.float32)  # (N, 0) float32
     else:
         progress.say(f"encode the text of {sum(map(bool, texts)):,} items")
         encode = partial(encode_texts, encoder, texts, batch_size=config.text.batch_size, progress=progress)
         vectors = ranks.array_from_first(encode)  # (N, T) float32
-    return build_catalogue(dataset.items, vectors, category_slots=config.towers.category_slots, known=known)
+    known = None if given.start is None else given.start.bundle.categories
+    return build_catalogue(items, vectors, category_slots=config.towers.category_slots, known=known)
+
+
+def _spec(given: _Given, catalogue: Catalogue, config: Config, history: History, training: dict[str, Any]) -> BundleSpec:
+    return BundleSpec(
+        dim=config.towers.dim,
+        history_length=config.towers.history_length,
+        event_types=given.interactions.event_types,
+        time_features=given.time_features,
+        text_dim=catalogue.text.shape[1],
+        category_slots=catalogue.codes.shape[1],
+        watermark=_watermark(given.dataset),
+        offline_metrics={f"validation/filtered/{name}": value for name, value in history.best.items()},
+        training=training,
+    )
 
 
 def _write(
     out: Path,
     spec: BundleSpec,
     pair: TowerPair,
-    dataset: Dataset,
+    given: _Given,
     catalogue: Catalogue,
-    popularity: npt.NDArray[np.float64],
     encoder: Path | None,
 ) -> str:
     history_length = spec.history_length or 1
@@ -211,7 +234,7 @@ def _write(
     return write_bundle(
         out,
         spec,
-        items=dataset.items.append_column("popularity", pa.array(popularity)),
+        items=given.dataset.items.append_column("popularity", pa.array(given.counts)),
         item_vectors=vectors,
         item_residuals=residuals,
         categories=catalogue.vocabulary,
@@ -223,17 +246,19 @@ def _write(
     )
 
 
-def _describe(dataset: Dataset, config: Config, split: Split, history: History) -> dict[str, Any]:
+def _describe(given: _Given, config: Config, history: History) -> dict[str, Any]:
+    info = given.dataset.info
     return {
         "seed": config.training.seed,
         "config": config.model_dump(),
         "dataset": {
-            **{name: dataset.info.get(name) for name in ("kind", "source", "times", "counts")},
-            "events_sha256": dataset_sha256(dataset.path),
+            **{name: info.get(name) for name in ("kind", "source", "times", "counts")},
+            "events_sha256": given.events_sha256,
         },
-        "split": split.describe(),
+        "split": given.split.describe(),
         "epochs": history.epochs,
         "best_epoch": history.best_epoch,
         "seconds": round(history.seconds, 1),
         "versions": {name: version(name) for name in ("torch", "numpy", "pyarrow")},
+        "taught_until": given.taught_until,
     }

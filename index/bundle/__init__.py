@@ -15,7 +15,7 @@ from index.bundle.reader import check_bundle, check_user_tower, read_again, read
 from index.bundle.text import TextEncoder, check_text_encoder, load_text_encoder, text_encoder_sha256
 from index.bundle.towers import tower_module
 from index.bundle.validator import BundleReport
-from index.bundle.writer import write_bundle
+from index.bundle.writer import check_target, write_bundle
 
 __all__ = [
     "FORMAT",
@@ -35,6 +35,7 @@ __all__ = [
     "TextEncoder",
     "Watermark",
     "check_bundle",
+    "check_target",
     "check_text_encoder",
     "check_user_tower",
     "load_text_encoder",

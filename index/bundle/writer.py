@@ -67,8 +67,8 @@ def write_bundle(
     All or nothing: the files are written beside `out`, forced to disk and checked, and only then renamed; an older
     bundle at `out` is replaced. Raises BundleError, and then `out` is as it was and nothing is left beside it.
     """
+    check_target(out)
     with naming(out):
-        _check_target(out)
         parts = {
             ITEM_VECTORS: tensor_bytes({"vectors": item_vectors}),
             ITEMS: items_bytes(items),
@@ -158,16 +158,18 @@ def _manifest_bytes(manifest: Manifest) -> bytes:
         raise BundleInvalidError(MANIFEST, f"training is not JSON ({error})", "correct the BundleSpec") from error
 
 
-def _check_target(out: Path) -> None:
-    if out.is_symlink():
-        raise BundleInvalidError("", "is a link, not a bundle", "give the path it points to")
-    if out.exists() and not is_bundle(out):
-        raise BundleInvalidError("", "exists and is not a bundle", "remove it or give another path")
+def check_target(out: Path) -> None:
+    """Whether `write_bundle` may write there: nothing is there, or a bundle, which it replaces. Raises BundleInvalidError."""
+    with naming(out):
+        if out.is_symlink():
+            raise BundleInvalidError("", "is a link, not a bundle", "give the path it points to")
+        if out.exists() and not is_bundle(out):
+            raise BundleInvalidError("", "exists and is not a bundle", "remove it or give another path")
 
 
 def _put_in_place(aside: Path, out: Path) -> None:
     """Rename `aside` to `out`. An older bundle is moved away first: a directory cannot be replaced in one step."""
-    _check_target(out)
+    check_target(out)
     older = out.parent / f".{out.name}.{secrets.token_hex(6)}.older"
     replaces = out.exists()
     if replaces:

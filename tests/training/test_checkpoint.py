@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -74,6 +76,25 @@ def test_a_checkpoint_of_other_settings_is_refused_and_kept(
     error = capsys.readouterr().err
     assert words in error and "--restart" in error and error.count("\n") == 1
     assert (tmp_path / "bundle.checkpoint" / "state.pt").is_file() and not (tmp_path / "bundle").exists()
+
+
+def test_a_checkpoint_of_the_same_items_in_another_order_is_refused(
+    planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without text and categories nothing but the ids tells them apart, and the events' file is the same."""
+    for name, order in (("data", 1), ("other", -1)):
+        shutil.copytree(planted, tmp_path / name)
+        items = pq.read_table(tmp_path / name / "items.parquet")
+        bare = {"text": [""] * len(items), "categories": [[]] * len(items)}
+        for column, values in bare.items():
+            place = items.schema.get_field_index(column)
+            items = items.set_column(place, items.schema.field(column), pa.array(values, items.schema.field(column).type))
+        pq.write_table(items.take(list(range(len(items)))[::order]), tmp_path / name / "items.parquet")
+    more = f"training.checkpoint_minutes={EVERY_STEP}"
+    line = [sys.executable, "-m", "tests.training.killed", "3", *command(tmp_path / "data", tmp_path / "bundle", more)]
+    assert subprocess.run(line, check=False, timeout=240).returncode == -signal.SIGKILL
+    assert main([*command(tmp_path / "other", tmp_path / "bundle"), "--quiet"]) == 2
+    assert "items_sha256 was" in capsys.readouterr().err
 
 
 def test_restart_begins_anew_and_so_does_a_run_without_checkpoints_leave_none(

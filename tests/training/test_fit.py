@@ -150,10 +150,19 @@ def test_a_fit_that_cannot_be_ends_with_one_line_and_exit_code_2(
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_bundle_is_not_written_over_something_else(planted: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_not_written_over_something_else_and_no_epoch_is_trained_first(
+    planted: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "letter.txt").write_text("dear")
-    assert fit(planted, tmp_path / "precious", "--text-encoder", "none", "--set", *SHORT) == 2
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "manifest.json").write_text('{"name": "app"}')
+    (tmp_path / "link").symlink_to(fitted)
+    for name, said in (("precious", "is not a bundle"), ("app", "is not a bundle"), ("link", "is a link")):
+        line = ["fit", "--data", str(planted), "--out", str(tmp_path / name), "--text-encoder", "none", "--set", *SHORT]
+        assert main(line) == 2
+        error = capsys.readouterr().err
+        assert f"{tmp_path / name}" in error and said in error and error.count("\n") == 1
     assert (tmp_path / "precious" / "letter.txt").read_text() == "dear"
 
 
