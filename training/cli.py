@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'disk'}: {error.strerror or error}; look at the path, permissions and free space")
     except KeyboardInterrupt:
-        _fail("interrupted; no bundle was written")
+        _fail("interrupted; nothing was written")
         return 130
     except Exception as error:
         if not _is_bundle_error(error):

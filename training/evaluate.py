@@ -16,7 +16,7 @@ from training.errors import DatasetError
 from training.evaluation.exam import Asked, Exam, set_exam
 from training.evaluation.intervals import Bootstrap, interval
 from training.evaluation.models import OURS, cold_scorers, scorers
-from training.evaluation.profiles import groups, read_profiles
+from training.evaluation.profiles import groups, read_profiles, warn_of_strangers
 from training.evaluation.slices import group_rows, group_slices, slice_rows, slices
 from training.evaluation.trained_on import check_cold, check_items, check_split, same_events, split_to_test
 from training.metrics import SHOWN, coverage, gini, per_user
@@ -68,7 +68,7 @@ def evaluate(data: Path, path: Path, progress: Progress, wanted: Wanted | None =
     }
     ours = result.pop("figures")[OURS]["filtered"]
     if profiles is not None:
-        result["groups"] = _groups(exam, dataset, profiles, ours)
+        result["groups"] = _groups(exam, dataset, profiles, ours, progress)
     if wanted.cold:
         result["cold"] = _cold_test(exam, bundle, progress)
     return head | result
@@ -161,9 +161,10 @@ def _profiles(dataset: Dataset, wanted: Wanted) -> pa.Table | None:
 
 
 def _groups(
-    exam: Exam, dataset: Dataset, profiles: pa.Table, ours: dict[str, npt.NDArray[np.float64]]
+    exam: Exam, dataset: Dataset, profiles: pa.Table, ours: dict[str, npt.NDArray[np.float64]], progress: Progress
 ) -> dict[str, list[dict[str, Any]]]:
     users = dataset.events.unique("user_id").take(pa.array(exam.test.user))  # in the order of their numbers
+    warn_of_strangers(profiles, users, progress)
     names = [name for name in profiles.column_names if name != "user_id"]
     bootstrap = Bootstrap(len(exam.test.user))
     return {name: group_rows(group_slices(groups(profiles, name, users)), ours, SLICED, bootstrap) for name in names}

@@ -26,7 +26,9 @@ def write_card(bundle: Path, text: str) -> None:
         data = text.encode()
         if len(data) > MODEL_CARD_BYTES:
             raise BundleInvalidError(MODEL_CARD, f"has {len(data)} bytes, at most are {MODEL_CARD_BYTES}", "write less")
-    # Written beside the bundle: a reader must not meet a file that is neither listed nor the card.
+    # Written beside the bundle: a reader must not meet a file that is neither listed nor the card. Beside the directory
+    # itself, where `bundle` is a link: the link may lie on another disk.
+    bundle = bundle.resolve()
     aside = bundle.parent / f".{bundle.name}.{secrets.token_hex(6)}.card"
     try:
         with aside.open("xb") as file:

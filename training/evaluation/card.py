@@ -73,17 +73,21 @@ def _data(training: dict[str, Any]) -> list[str]:
 
 
 def _split(training: dict[str, Any]) -> list[str]:
-    account = training.get("split")
-    if not isinstance(account, dict) or account.get("kind") not in SPLITS:
+    account = _mapping(training.get("split"))
+    kind = account.get("kind")
+    if not isinstance(kind, str) or kind not in SPLITS:
         return [SILENT]
-    lines = [SPLITS[account["kind"]].format(**account)]
-    if account["cold_items"]:
-        lines.append(
-            f"{account['cold_items']:,} items were cold: no event on them was trained on or counted as popularity, and "
-            "their vectors come from content alone."
-        )
     names = ("training_events", "validation_users", "test_users")
-    return [*lines, _list(f"{name.replace('_', ' ').capitalize()}: {account[name]:,}" for name in names)]
+    try:
+        lines = [SPLITS[kind].format(**account)]
+        if account["cold_items"]:
+            lines.append(
+                f"{account['cold_items']:,} items were cold: no event on them was trained on or counted as popularity, and "
+                "their vectors come from content alone."
+            )
+        return [*lines, _list(f"{name.replace('_', ' ').capitalize()}: {account[name]:,}" for name in names)]
+    except (KeyError, ValueError, TypeError):  # a bundle of one's own
+        return [f"The bundle does not say more than that it was {kind}."]
 
 
 def _settings(training: dict[str, Any]) -> list[str]:

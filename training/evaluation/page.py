@@ -49,20 +49,20 @@ def _models(axes: Any, result: dict[str, Any], title: str) -> None:
     means = {name: kinds["filtered"]["R@10"] for name, kinds in result["models"].items()}
     bounds = [kinds["filtered"]["R@10"] for kinds in result["intervals"].values()]
     _bars(axes, list(means), list(means.values()), bounds)
-    axes.set_title(f"{title}: R@10 filtered, with 95 % intervals")
+    axes.set_title(f"{title}: R@10 filtered, with 95 % intervals", parse_math=False)
 
 
 def _groups(axes: Any, rows: list[dict[str, Any]], attribute: str) -> None:
     means, bounds = [row["R@10"]["mean"] for row in rows], [row["R@10"]["interval"] for row in rows]
     _bars(axes, [f"{row['group']} ({row['users']:,})" for row in rows], means, bounds)
-    axes.set_title(f"{OURS} by {attribute}, R@10 filtered, with 95 % intervals")
+    axes.set_title(f"{OURS} by {attribute}, R@10 filtered, with 95 % intervals", parse_math=False)
 
 
 def _bars(axes: Any, names: list[str], means: list[float], bounds: list[list[float]]) -> None:
     below = [max(mean - low, 0.0) for mean, (low, _) in zip(means, bounds, strict=True)]
     above = [max(high - mean, 0.0) for mean, (_, high) in zip(means, bounds, strict=True)]
     axes.barh(range(len(names)), means, xerr=[below, above], color="tab:blue", ecolor="black", capsize=3)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, parse_math=False)  # a group may be called $10_$
     axes.invert_yaxis()
     axes.figure.set_figheight(max(3.5, 0.3 * len(names) + 1))
     axes.grid(axis="x", alpha=0.3)
@@ -72,8 +72,13 @@ def _deciles(axes: Any, rows: list[dict[str, Any]], title: str) -> None:
     for model in rows[0]["models"]:
         heights = [row["models"][model]["R@10"] for row in rows]
         axes.plot(range(len(rows)), heights, marker="o", linewidth=2 if model == OURS else 1, label=model)
-    names = [f"{row['slice'].split(' ')[0]}\n{row['users']:,}" for row in rows]
+    names = [f"{short(row['slice'])}\n{row['users']:,}" for row in rows]
     axes.set_xticks(range(len(rows)), names)
     axes.set_title(f"R@10 filtered by {title}; below it how many people")
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
+
+
+def short(name: str) -> str:
+    """A decile without its events, for below an axis."""
+    return name.split(" (")[0].replace(" the ", "\nthe ")

@@ -9,6 +9,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from training.errors import DatasetError
+from training.progress import Progress
 
 UNKNOWN = "unknown"  # no profile, or an empty value
 MOST_VALUES = 50
@@ -20,8 +21,10 @@ def read_profiles(path: Path, wanted: list[str] | None = None) -> pa.Table:
         raise DatasetError(f"{path}: no such file; give a CSV or parquet file with user_id and attributes")
     try:
         table = pq.read_table(path) if path.suffix == ".parquet" else _read_csv(path)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise DatasetError(f"{path}: cannot be read ({str(error).splitlines()[0]}); give a CSV or parquet file") from error
+    if len(set(table.column_names)) < len(table.column_names):
+        raise DatasetError(f"{path}: two columns have one name; it has {', '.join(table.column_names)}")
     names = [name for name in table.column_names if name != "user_id"] if wanted is None else wanted
     for name in ["user_id", *names]:
         if name not in table.column_names:
@@ -36,6 +39,16 @@ def read_profiles(path: Path, wanted: list[str] | None = None) -> pa.Table:
         if len(pc.unique(table[name])) > MOST_VALUES:
             raise DatasetError(f"{path}: {name} has more than {MOST_VALUES} values; put them into ranges, or leave it out")
     return table
+
+
+def warn_of_strangers(table: pa.Table, users: pa.Array, progress: Progress) -> None:
+    """Says where no profile is of any of `users`: their ids are then written in another way."""
+    if not pc.any(pc.is_in(users, value_set=table["user_id"].combine_chunks())).as_py():
+        first = table["user_id"][0] if table.num_rows else "none"
+        progress.say(
+            f"warning: none of the {table.num_rows:,} profiles is of anyone who is asked, such as {users[0]}; "
+            f"the first profile's user_id is {first}"
+        )
 
 
 def groups(table: pa.Table, attribute: str, users: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.object_]]:

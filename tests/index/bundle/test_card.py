@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,18 @@ def test_a_card_changes_nothing_that_is_served(bundle: Path) -> None:
         assert read_bundle(bundle).release_id == check_bundle(bundle).release_id == before
     assert (bundle / "manifest.json").read_bytes() == manifest
     assert [path.name for path in bundle.parent.iterdir() if path.name.endswith(".card")] == []
+
+
+def test_a_bundle_behind_a_link_on_another_disk_gets_its_card(bundle: Path) -> None:
+    if not os.access("/dev/shm", os.W_OK) or Path("/dev/shm").stat().st_dev == bundle.stat().st_dev:
+        pytest.skip("needs /dev/shm as another disk")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        link = Path(elsewhere) / "current"
+        link.symlink_to(bundle)
+        write_card(link, "# Card\n")
+        assert (bundle / "model_card.md").read_text(encoding="utf-8") == "# Card\n" and link.is_symlink()
+        assert [path.name for path in Path(elsewhere).iterdir()] == ["current"]
+        assert not list(bundle.parent.glob(".*.card"))
 
 
 @pytest.mark.parametrize("name", ["MODEL_CARD.md", "model_card.txt", "model_card.md~", "text_encoder/model_card.md"])
