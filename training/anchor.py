@@ -25,9 +25,9 @@ class Anchor:
         """() float32: over a random SAMPLE of the items, all if there are no more."""
         count = len(self.rows)
         chosen = torch.randint(count, (SAMPLE,)) if count > SAMPLE else torch.arange(count)
-        rows = self.rows[chosen].to(pair.own.device)
+        rows = self.rows[chosen].to(pair.residual.device)
         residual = F.embedding(rows, pair.residual, sparse=True)  # a dense gradient would make a sampled loss's dense too
-        vectors = pair.item(pair.text[rows], pair.codes[rows], residual * pair.own[rows])
+        vectors = pair.item(pair.text[rows], pair.codes[rows], residual * pair.residual_scale[rows])
         pull: Tensor = self.weight * (1.0 - (vectors * self.vectors[chosen].to(vectors.device)).sum(1)).mean()
         return pull
 

@@ -21,7 +21,7 @@ import torch
 from training.distributed import Ranks
 from training.errors import ConfigError
 
-FORMAT = 1
+FORMAT = 2
 ANEW = "go on with what it was begun with, or begin anew with --restart or by removing it"
 
 
@@ -58,10 +58,10 @@ class Checkpoint:
             )
         if state is None:
             return None
-        own = state.pop("random")[self._ranks.rank]
-        torch.set_rng_state(own["cpu"])
+        random = state.pop("random")[self._ranks.rank]
+        torch.set_rng_state(random["cpu"])
         if self._ranks.device.type == "cuda":
-            torch.cuda.set_rng_state(own["cuda"], self._ranks.device)
+            torch.cuda.set_rng_state(random["cuda"], self._ranks.device)
         return state
 
     def _load(self) -> dict[str, Any] | None:

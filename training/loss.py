@@ -40,14 +40,14 @@ class _Softmax(torch.autograd.Function):
             scaled = users[part] / temperature
             logits = scaled @ items.T  # (chunk, N)
             wanted = target[part, None]
-            own = logits.gather(1, wanted)
+            target_logit = logits.gather(1, wanted)
             # Rows are unit vectors, so no logit is above 1 / temperature: no pass for the maximum is needed.
             shares = logits.sub_(1.0 / temperature).exp_()
             if weights is not None:
                 weights.apply(shares, part)
             sums = shares.sum(1, keepdim=True)  # (chunk, 1)
-            total += (sums.log() + 1.0 / temperature - own).sum(dtype=torch.float64)
-            shares.div_(sums).scatter_add_(1, wanted, torch.full_like(own, -1.0))  # softmax - one-hot
+            total += (sums.log() + 1.0 / temperature - target_logit).sum(dtype=torch.float64)
+            shares.div_(sums).scatter_add_(1, wanted, torch.full_like(target_logit, -1.0))  # softmax - one-hot
             torch.mm(shares, items, out=grad_users[part])
             grad_items.addmm_(shares.T, scaled)
         grad_users.div_(temperature * count)

@@ -8,7 +8,6 @@ Recommend takes the vector with `release_id`, so one of a release that is no lon
 
 import json
 import logging
-import shutil
 import tempfile
 import warnings
 from importlib.util import find_spec
@@ -57,8 +56,8 @@ def export_onnx(path: Path, out: Path, *, with_items: bool = False) -> Path:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise ConfigError(f"ONNX needs {', '.join(missing)}; pip install 'towerbridge[training]'")
-    if out.exists() and not (out / MODEL).is_file():
-        raise ConfigError(f"{out}: exists and holds no {MODEL}; remove it or give another path")
+    if not _may_replace(out):
+        raise ConfigError(f"{out}: exists and is not an earlier export alone; remove it or give another path")
     bundle = read_bundle(path)
     if bundle.user_program is None:
         raise DatasetError(f"{path}: has no user tower, so a device has nothing to compute; give a bundle that fit wrote")
@@ -70,9 +69,18 @@ def export_onnx(path: Path, out: Path, *, with_items: bool = False) -> Path:
         _check(bundle, staged / MODEL, with_items)
         text = json.dumps(describe(bundle, with_items=with_items), indent=2, ensure_ascii=False) + "\n"
         (staged / DESCRIPTION).write_text(text, encoding="utf-8")
-        shutil.rmtree(out, ignore_errors=True)
+        if out.exists():
+            out.rename(Path(folder) / "older")  # goes with the folder
         staged.rename(out)
     return out / MODEL
+
+
+def _may_replace(out: Path) -> bool:
+    """Whether nothing is there, or an earlier export and no other file."""
+    if out.is_symlink() or not out.is_dir():
+        return not out.is_symlink() and not out.exists()
+    found = {path.name for path in out.iterdir()}
+    return MODEL in found and found <= {MODEL, DESCRIPTION}
 
 
 def describe(bundle: Bundle, *, with_items: bool) -> dict[str, Any]:

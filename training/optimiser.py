@@ -21,7 +21,8 @@ class Optimiser:
         self.parameters: list[nn.Parameter] = list(pair.parameters())
         towers = {"params": [each for each in self.parameters if each is not pair.residual], "times": 1.0}
         residuals = {"params": [pair.residual], "times": config.residual_rate}
-        whole = [towers] if sparse else [towers, residuals]
+        decay = config.weight_decay / config.residual_rate  # AdamW takes its decay times the learning rate: undone here
+        whole = [towers] if sparse else [towers, residuals | {"weight_decay": decay}]
         self._parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(whole, lr=config.learning_rate, weight_decay=config.weight_decay)
         ]

@@ -8,7 +8,7 @@ from typing import Any
 from training.errors import ConfigError
 from training.progress import Progress
 
-EVERY = 20  # steps that one point of a curve is the mean of
+STEPS_PER_POINT = 20  # steps that one point of a curve is the mean of
 
 
 def check_tensorboard() -> None:
@@ -35,15 +35,19 @@ class Board:
 
             self._writer = SummaryWriter(str(folder), purge_step=steps)
 
-    def step(self, number: int, loss: Any, own: int, positions: int, rate: float) -> None:
-        """`loss` is the sum over `own` positions, a number or a tensor, which is read only once in a while."""
+    def step(self, number: int, loss: Any, count: int, positions: int, rate: float) -> None:
+        """`loss` is the sum over `count` positions, a number or a tensor, which is read only once in a while."""
         if self._writer is None:
             return
-        self._loss, self._positions, self._steps = self._loss + loss / max(own, 1), self._positions + positions, self._steps + 1
+        self._loss, self._positions, self._steps = (
+            self._loss + loss / max(count, 1),
+            self._positions + positions,
+            self._steps + 1,
+        )
         now = time.perf_counter()
         self._seconds, self._last = self._seconds + now - self._last, now
-        if self._steps == EVERY:
-            self._writer.add_scalar("training/loss", float(self._loss) / EVERY, number)
+        if self._steps == STEPS_PER_POINT:
+            self._writer.add_scalar("training/loss", float(self._loss) / STEPS_PER_POINT, number)
             self._writer.add_scalar("training/learning rate", rate, number)
             self._writer.add_scalar("training/positions a second", self._positions / self._seconds, number)
             self._loss, self._positions, self._steps, self._seconds = 0.0, 0, 0, 0.0

@@ -23,11 +23,11 @@ def is_sampled(config: TrainingConfig, items: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Done:
+class StepResult:
     """What a step came to."""
 
     loss: Tensor  # () float64, sum over this process's positions, on its device
-    own: int  # this process's positions
+    count: int  # this process's positions
     positions: int  # those of all processes
 
 
@@ -63,7 +63,7 @@ class Stepper:
         if config.compile == "on":
             pair.user.all_positions = torch.compile(pair.user.all_positions, dynamic=True)  # type: ignore[method-assign]
 
-    def __call__(self, starts: IntArray, ends: IntArray, *, epoch: int, number: int) -> Done | None:
+    def __call__(self, starts: IntArray, ends: IntArray, *, epoch: int, number: int) -> StepResult | None:
         """`starts`, `ends` (B,) int64 event ranges; `number` of the step within its epoch. None: it has no target."""
         whole = gather(self._data, starts, ends, self._target)
         wanted = whole.target >= 0
@@ -75,10 +75,10 @@ class Stepper:
             drawn = self._sampler.draw(whole.target[wanted].numpy(), epoch=epoch, step=number)
             candidates = drawn.to(self._ranks.device)
         self.optimiser.zero_grad()
-        loss, own = torch.zeros((), dtype=torch.float64, device=self._ranks.device), 0
+        loss, count = torch.zeros((), dtype=torch.float64, device=self._ranks.device), 0
         for batch in whole.parts(*self._parts()):
-            count = int((batch.target >= 0).sum())
-            if not count:
+            part = int((batch.target >= 0).sum())
+            if not part:
                 continue
             with torch.autocast(self._ranks.device.type, torch.bfloat16, enabled=self._config.precision == "bfloat16"):
                 mean = self._pair.loss(
@@ -88,11 +88,11 @@ class Stepper:
                     candidates=candidates,
                 )
             pulled = mean if self._anchor is None else mean + self._anchor(self._pair)
-            torch.autograd.backward(pulled * (count / positions))
-            loss, own = loss + mean.detach().double() * count, own + count
+            torch.autograd.backward(pulled * (part / positions))
+            loss, count = loss + mean.detach().double() * part, count + part
         self._ranks.sum_gradients(self.optimiser.parameters, self._sparse)
         self.optimiser.step()
-        return Done(loss, own, positions)
+        return StepResult(loss, count, positions)
 
     def _parts(self) -> tuple[range, int]:
         """(this process's parts, parts of a step)."""

@@ -47,7 +47,7 @@ class Place:
     step: int = 0
     steps: int = 0  # in all epochs together
     loss: float = 0.0  # sum over this epoch's positions so far, of this process
-    own: int = 0  # those positions
+    count: int = 0  # those positions
 
 
 def train(
@@ -151,7 +151,7 @@ class _Run:
         self._stepper.optimiser.load(state["optimiser"])
         self._generator.bit_generator.state = json.loads(state["generator"])
         self.history, place = History(**state["history"]), dict(state["place"])
-        place["loss"], place["own"] = state["losses"][self._ranks.rank]
+        place["loss"], place["count"] = state["losses"][self._ranks.rank]
         self.place = Place(**place)
         self._began -= self.history.seconds
         self._progress.say(f"goes on from a checkpoint: epoch {self.place.epoch}, after {self.place.step} steps of it")
@@ -174,14 +174,14 @@ class _Run:
                 done = self._stepper(starts, ends, epoch=place.epoch, number=place.step)
                 place.step, place.steps = place.step + 1, place.steps + 1
                 if done is not None:
-                    loss, place.own = loss + done.loss, place.own + done.own
-                    board.step(place.steps, done.loss, done.own, done.positions, rate)
+                    loss, place.count = loss + done.loss, place.count + done.count
+                    board.step(place.steps, done.loss, done.count, done.positions, rate)
                     bar.update(done.positions)
                 if self._checkpoint is not None and self._checkpoint.due():
                     place.loss = float(loss)
                     self._write(self._checkpoint)
-        parts = self._ranks.gather((float(loss), place.own))
-        return finite(sum(part for part, _ in parts) / max(sum(own for _, own in parts), 1), place.epoch)
+        parts = self._ranks.gather((float(loss), place.count))
+        return finite(sum(part for part, _ in parts) / max(sum(count for _, count in parts), 1), place.epoch)
 
     def _close_epoch(self, loss: float, rate: float, metrics: dict[str, float], board: Board) -> None:
         history, epoch = self.history, self.place.epoch
@@ -204,7 +204,7 @@ class _Run:
                 "best": self.best,
                 "optimiser": self._stepper.optimiser.state(),
                 "generator": json.dumps(self._epoch_state),
-                "losses": self._ranks.gather((self.place.loss, self.place.own)),
+                "losses": self._ranks.gather((self.place.loss, self.place.count)),
                 "place": asdict(self.place),
                 "history": asdict(self.history),
             }

@@ -35,7 +35,7 @@ from training.towers.pair import TowerPair
 
 AFRESH = "fit without --warm-start"
 # Settings of `training` that a warm start replaces -> theirs in `warm_start`.
-OWN = {"epochs": "epochs", "positions": "positions", "learning_rate": "learning_rate", "residual_rate": "new_item_rate"}
+REPLACED = {"epochs": "epochs", "positions": "positions", "learning_rate": "learning_rate", "residual_rate": "new_item_rate"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class WarmStart:
         scale = torch.from_numpy(np.where(self.learnt(rows), 1.0 / new_item_rate, 1.0).astype(np.float32)[:, None])  # (N, 1)
         with torch.no_grad():
             pair.residual.copy_(torch.from_numpy(residual) / scale)
-            pair.own.mul_(scale)
+            pair.residual_scale.mul_(scale)
 
     def learnt(self, rows: IntArray) -> BoolArray:
         """(N,) bool: items to which the bundle gives a residual, which stays theirs without any further event."""
@@ -152,9 +152,9 @@ def check_settings(start: WarmStart, config: Config) -> None:
                 f"taught what another split holds out; leave it out, or {AFRESH}"
             )
     before = TrainingConfig().model_dump() | saved.get("training", {})
-    for name, own in OWN.items():
+    for name, replacing in REPLACED.items():
         if getattr(config.training, name) != before[name]:
-            raise ConfigError(f"training.{name}: a warm start has its own; set warm_start.{own}")
+            raise ConfigError(f"training.{name}: a warm start has its own; set warm_start.{replacing}")
 
 
 @dataclass(frozen=True)
@@ -260,18 +260,18 @@ def _since(bundle: Bundle, given: str | None) -> int:
 
 def _load(tower: nn.Module, program: ExportedProgram, path: Path, *, grows: str) -> None:
     """Copies the program's weights by name; only the table `grows` may have more rows here, which become zeros."""
-    own, theirs = tower.state_dict(), program.state_dict
-    different = sorted(own.keys() ^ theirs.keys()) or [
-        name for name in own if not _fits(own[name], theirs[name], name == grows)
+    ours, theirs = tower.state_dict(), program.state_dict
+    different = sorted(ours.keys() ^ theirs.keys()) or [
+        name for name in ours if not _fits(ours[name], theirs[name], name == grows)
     ]
     if different:
         raise ConfigError(f"{path}: its towers are built otherwise ({different[0]}), so nothing can start from them; {AFRESH}")
     with torch.no_grad():
-        for name, weight in own.items():
+        for name, weight in ours.items():
             weight[: len(theirs[name])] = theirs[name]
             weight[len(theirs[name]) :] = 0.0
 
 
-def _fits(own: Tensor, theirs: Tensor, may_grow: bool) -> bool:
-    rows = len(own) >= len(theirs) if may_grow else len(own) == len(theirs)
-    return rows and own.shape[1:] == theirs.shape[1:] and own.dtype == theirs.dtype
+def _fits(ours: Tensor, theirs: Tensor, may_grow: bool) -> bool:
+    rows = len(ours) >= len(theirs) if may_grow else len(ours) == len(theirs)
+    return rows and ours.shape[1:] == theirs.shape[1:] and ours.dtype == theirs.dtype

@@ -55,7 +55,12 @@ def cut(starts: IntArray, ends: IntArray, length: int, generator: np.random.Gene
 
 
 def gather(data: Interactions, starts: IntArray, ends: IntArray, target: IntArray | None = None) -> Batch:
-    """Event ranges as one padded batch; `target` (E,) gives each event's target row, -1 for none."""
+    """Event ranges as one padded batch; `target` (E,) gives each event's target row, -1 for none.
+
+    Seconds are float32, as serving gives them to the tower: a year before the newest event they are exact to 2 s. In
+    training the gaps at an event in the middle of a piece come from seconds before the piece's newest one, so they are
+    rounded a little more coarsely than they will be when that event is the newest.
+    """
     size = ends - starts
     width = int(size.max())
     valid = np.arange(width) < size[:, None]  # (B, L) bool
@@ -95,14 +100,6 @@ def training_steps(
         cuts = np.flatnonzero(np.diff(np.cumsum(last - first) // positions)) + 1
         steps += list(zip(np.split(first, cuts), np.split(last, cuts), strict=True))
     return [steps[number] for number in generator.permutation(len(steps))]
-
-
-def training_batches(
-    data: Interactions, train_end: IntArray, target: IntArray, *, length: int, positions: int, generator: np.random.Generator
-) -> Iterator[Batch]:
-    """The steps of one epoch, each as one batch; see `training_steps`."""
-    for starts, ends in training_steps(data, train_end, target, length=length, positions=positions, generator=generator):
-        yield gather(data, starts, ends, target)
 
 
 def _last_with_target(data: Interactions, train_end: IntArray, target: IntArray) -> IntArray:

@@ -1,6 +1,7 @@
 """The user tower as ONNX, run by onnxruntime: what a device computes is what the bundle's tower computes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,20 @@ def test_the_device_is_told_release_inputs_and_items(exported: Path, fitted: Pat
     assert items["item_ids"] == bundle.item_ids
 
 
-def test_a_folder_of_something_else_is_not_replaced(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "mine").mkdir()
-    assert main(["onnx", str(fitted), "--out", str(tmp_path / "mine")]) == 2
-    assert "remove it or give another path" in capsys.readouterr().err
-    assert list((tmp_path / "mine").iterdir()) == []
+def test_a_folder_of_something_else_is_not_replaced_and_an_export_is(
+    exported: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(exported / "plain", tmp_path / "app")
+    (tmp_path / "app" / "mine.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(exported / "plain")
+    for name in ("empty", "app", "link"):
+        before = sorted(path.name for path in (tmp_path / name).iterdir())
+        assert main(["onnx", str(fitted), "--out", str(tmp_path / name)]) == 2
+        assert "remove it or give another path" in capsys.readouterr().err
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == before
+    (tmp_path / "app" / "mine.txt").unlink()
+    (tmp_path / "app" / "device.json").write_text("{}")
+    assert main(["onnx", str(fitted), "--out", str(tmp_path / "app")]) == 0
+    assert json.loads((tmp_path / "app" / "device.json").read_text())["release_id"] == read_bundle(fitted).release_id
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["app", "empty", "link"]

@@ -1,6 +1,8 @@
 """The leave-one-out split and the training windows: what is held out stays out."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,9 +11,9 @@ import torch
 
 from training.config import SplitConfig
 from training.errors import ConfigError, DatasetError
-from training.interactions import Interactions, load_interactions, next_new_item
+from training.interactions import IntArray, Interactions, load_interactions, next_new_item
 from training.split import Split, cold_targets, make_split, without_items
-from training.windows import cut, gather, training_batches
+from training.windows import Batch, cut, gather, training_steps
 
 
 def interactions(*sequences: list[int], items: int = 20) -> Interactions:
@@ -27,6 +29,12 @@ def interactions(*sequences: list[int], items: int = 20) -> Interactions:
         event_types={"view": 1},
         items=items,
     )
+
+
+def epoch_batches(data: Interactions, train_end: IntArray, target: IntArray, **sizes: Any) -> Iterator[Batch]:
+    """The steps of one epoch, each as one batch."""
+    for starts, ends in training_steps(data, train_end, target, **sizes):
+        yield gather(data, starts, ends, target)
 
 
 def leave_one_out(data: Interactions) -> Split:
@@ -68,7 +76,7 @@ def test_training_batches_never_hold_a_validation_or_test_item() -> None:
     target = next_new_item(data, split.train_end)
     for epoch in range(3):
         generator = np.random.default_rng(epoch)
-        for batch in training_batches(data, split.train_end, target, length=8, positions=64, generator=generator):
+        for batch in epoch_batches(data, split.train_end, target, length=8, positions=64, generator=generator):
             assert int(batch.item.max()) < 100
             assert int(batch.target.max()) < 100
 
@@ -81,7 +89,7 @@ def test_one_epoch_holds_every_training_target_exactly_once() -> None:
     target = next_new_item(data, split.train_end)
     found: list[tuple[int, int]] = []
     generator = np.random.default_rng(2)
-    for batch in training_batches(data, split.train_end, target, length=10, positions=50, generator=generator):
+    for batch in epoch_batches(data, split.train_end, target, length=10, positions=50, generator=generator):
         wanted = batch.target >= 0
         found += zip(batch.item[wanted].tolist(), batch.target[wanted].tolist(), strict=True)
     expected = zip(data.item[target >= 0].tolist(), target[target >= 0].tolist(), strict=True)
@@ -213,7 +221,7 @@ def test_events_of_cold_items_are_in_no_training_and_no_target(kind: str) -> Non
     left = [[row for row in sequence if not split.cold[row]] for sequence in sequences]
     assert [len(row) for row in left] == np.diff(split.data.offsets).tolist()  # users left with none are still there
     target = next_new_item(split.data, split.train_end)
-    batches = training_batches(split.data, split.train_end, target, length=5, positions=20, generator=np.random.default_rng(0))
+    batches = epoch_batches(split.data, split.train_end, target, length=5, positions=20, generator=np.random.default_rng(0))
     trained = 0
     for batch in batches:
         real = torch.arange(batch.item.shape[1]) < batch.length[:, None]
@@ -235,9 +243,7 @@ def test_training_windows_never_reach_past_the_training_part() -> None:
         hidden = np.arange(len(data.item)) >= split.train_end[data.user]
         marked = replace(data, item=np.where(hidden, 999, data.item), items=1000)
         target = next_new_item(marked, split.train_end)
-        for batch in training_batches(
-            marked, split.train_end, target, length=6, positions=30, generator=np.random.default_rng(0)
-        ):
+        for batch in epoch_batches(marked, split.train_end, target, length=6, positions=30, generator=np.random.default_rng(0)):
             assert int(batch.item.max()) < 999 and int(batch.target.max()) < 999
 
 

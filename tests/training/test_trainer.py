@@ -19,6 +19,7 @@ from training.distributed import choose_device
 from training.errors import ConfigError
 from training.interactions import load_interactions
 from training.negatives import NegativeSampler
+from training.optimiser import Optimiser
 from training.progress import Progress
 from training.split import Split, make_split
 from training.step import is_sampled
@@ -68,6 +69,17 @@ def test_a_sampled_step_moves_no_residual_but_those_of_its_own_items(planted: Pa
     moved = (pair.residual != before).any(1)
     trained = {int(item) for user in range(4) for item in split.data.item[split.data.offsets[user] :][:3]}
     assert trained <= set(moved.nonzero()[:, 0].tolist()) and int(moved.sum()) <= len(trained) + 5
+
+
+def test_a_faster_rate_of_residuals_does_not_decay_them_faster(planted: Path) -> None:
+    norms = []
+    for rate in (1.0, 8.0):
+        pair, _ = small_start(planted)
+        optimiser = Optimiser(pair, small_config("training.weight_decay=0.5", f"training.residual_rate={rate}"), sparse=False)
+        pair.residual.grad = torch.zeros_like(pair.residual)
+        optimiser.step()
+        norms.append(pair.residual.detach().norm().item())
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6) and norms[0] < small_start(planted)[0].residual.norm().item()
 
 
 def test_only_a_large_catalogue_is_sampled_unless_asked_for() -> None:

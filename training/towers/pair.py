@@ -24,7 +24,7 @@ class TowerPair(nn.Module):
 
     text: Tensor
     codes: Tensor
-    own: Tensor
+    residual_scale: Tensor  # (N, 1) float32, what residuals are multiplied with where they are read; 0 = none
     droppable: Tensor
     compared: Tensor | None  # (M,) int64, rows that the softmax is over, rising; None = all
 
@@ -59,14 +59,14 @@ class TowerPair(nn.Module):
         self.residual = nn.Parameter(torch.randn(count, dim) * dim**-0.5)  # (N, D) float32, rows of norm about 1
         self.register_buffer("text", torch.from_numpy(catalogue.text), persistent=False)
         self.register_buffer("codes", torch.from_numpy(catalogue.codes), persistent=False)
-        self.register_buffer("own", torch.from_numpy(trained[:, None].astype(np.float32)), persistent=False)
+        self.register_buffer("residual_scale", torch.from_numpy(trained[:, None].astype(np.float32)), persistent=False)
         self.register_buffer("droppable", torch.from_numpy(catalogue.has_content[:, None]), persistent=False)
         everything = bool(trained.all())
         self.register_buffer("compared", None if everything else torch.from_numpy(np.flatnonzero(trained)), persistent=False)
 
     def residuals(self) -> Tensor:
         """(N, D) float32 as served: 0 for items without training events."""
-        return self.residual * self.own
+        return self.residual * self.residual_scale
 
     def item_vectors(self) -> Tensor:
         """(N, D) float32 unit rows as served."""
@@ -98,16 +98,18 @@ class TowerPair(nn.Module):
             among = F.embedding(torch.searchsorted(rows, candidates.item), items)  # (C, D)
             columns = torch.searchsorted(candidates.item, batch.target)  # (B, L), where wanted
             # What a piece of history has as its own targets is in this step with certainty, its other items are not.
-            own = torch.where(wanted, columns, torch.where(wanted, columns, -1).amax(1, keepdim=True))
-            weights = Weights(candidates.weight, own[wanted.nonzero()[:, 0]])
+            certain = torch.where(wanted, columns, torch.where(wanted, columns, -1).amax(1, keepdim=True))
+            weights = Weights(candidates.weight, certain[wanted.nonzero()[:, 0]])
             return sampled_softmax_loss(users, among, columns[wanted], weights, temperature=temperature)
 
     def _training_vectors(self, rows: Tensor | None, residual_dropout: float) -> Tensor:
         """(N, D) or, of `rows` (R,), (R, D) float32 unit rows, some of them without their residual."""
         if rows is None:
-            own, droppable, text, codes, residual = self.own, self.droppable, self.text, self.codes, self.residuals()
+            scale, droppable, text, codes = self.residual_scale, self.droppable, self.text, self.codes
+            residual = self.residuals()
         else:
-            own, droppable, text, codes = self.own[rows], self.droppable[rows], self.text[rows], self.codes[rows]
-            residual = F.embedding(rows, self.residual, sparse=True) * own
-        dropped = (torch.rand_like(own) < residual_dropout) & droppable  # (N, 1)
+            scale, droppable = self.residual_scale[rows], self.droppable[rows]
+            text, codes = self.text[rows], self.codes[rows]
+            residual = F.embedding(rows, self.residual, sparse=True) * scale
+        dropped = (torch.rand_like(scale) < residual_dropout) & droppable  # (N, 1)
         return cast(Tensor, self.item(text, codes, torch.where(dropped, 0.0, residual)))
