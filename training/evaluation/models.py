@@ -52,7 +52,7 @@ def cold_scorers(exam: Exam, bundle: Bundle, progress: Progress) -> dict[str, Sc
     if bundle.text_encoder is not None:
         progress.say(f"encode the text of {bundle.items.num_rows:,} items for text-knn")
         template = bundle.manifest.text.template
-        texts = [template.format(text=text) if text else "" for text in bundle.items["text"].to_pylist()]
+        texts = [template.replace("{text}", text) if text else "" for text in bundle.items["text"].to_pylist()]
         models["text-knn"] = TextKnn(encode_texts(bundle.text_encoder, texts, batch_size=64, progress=progress))
     if bundle.categories:
         codes = [bundle.category_codes(row) for row in bundle.items["categories"].to_pylist()]

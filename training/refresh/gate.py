@@ -130,7 +130,7 @@ def with_new_items(bundle: Bundle, dataset: Dataset, progress: Progress) -> Bund
     texts = fresh["text"].to_pylist()
     text = np.zeros((len(texts), bundle.manifest.text.dim), dtype=np.float32)  # (n, T) float32
     if bundle.text_encoder is not None:
-        texts = [bundle.manifest.text.template.format(text=one) if one else "" for one in texts]
+        texts = [bundle.manifest.text.template.replace("{text}", one) if one else "" for one in texts]
         text = encode_texts(bundle.text_encoder, texts, batch_size=64, progress=progress)
     codes = np.array([bundle.category_codes(names or []) for names in fresh["categories"].to_pylist()], dtype=np.int64)
     vectors = bundle.encode_items(text, codes, np.zeros((len(texts), bundle.manifest.dim), dtype=np.float32))
