@@ -224,6 +224,15 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert "usage" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["fit", "evaluate", "refresh"])
+def test_a_number_of_threads_below_0_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = {"fit": ["--data", "x", "--out", "y"], "evaluate": ["--data", "x", "--bundle", "y"], "refresh": ["--out", "y"]}
+    with pytest.raises(SystemExit) as caught:
+        main([command, *flags[command], "--threads", "-1"])
+    assert caught.value.code == 2
+    assert "argument --threads: -1: give 0 or more" in capsys.readouterr().err
+
+
 def test_data_with_nothing_to_learn_is_refused_and_no_bundle_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

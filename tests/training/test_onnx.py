@@ -74,3 +74,20 @@ def test_a_folder_of_something_else_is_not_replaced_and_an_export_is(
     assert main(["onnx", str(fitted), "--out", str(tmp_path / "app")]) == 0
     assert json.loads((tmp_path / "app" / "device.json").read_text())["release_id"] == read_bundle(fitted).release_id
     assert sorted(path.name for path in tmp_path.iterdir()) == ["app", "empty", "link"]
+
+
+def test_the_documented_program_for_a_device_gives_the_vector_that_the_server_would(
+    exported: Path, fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    program = docs.split("## On a device")[1].split("```python")[1].split("```")[0]
+    shutil.copytree(exported / "items", tmp_path / "device")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, np.ndarray] = {}
+    exec(program, found)
+    bundle = read_bundle(fitted)
+    kinds = np.full((1, 2), bundle.manifest.event_types["view"])
+    expected = bundle.encode_users(
+        bundle.item_vectors[None, :2], kinds, np.array([[90, 0]], dtype=np.float32), np.array([2], dtype=np.int64)
+    )
+    np.testing.assert_allclose(found["vectors"], expected, atol=1e-5)
