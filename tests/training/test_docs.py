@@ -52,7 +52,7 @@ def literal(*nodes: ast.expr | None) -> Iterator[str]:
 
 
 KINDS = ["movielens-small", "amazon", "retailrocket", "online-retail", "csv", "parquet"]
-COMMANDS = ["fit", "evaluate", "refresh", "check", *(f"import {kind}" for kind in KINDS)]
+COMMANDS = ["fit", "evaluate", "refresh", "check", "onnx", *(f"import {kind}" for kind in KINDS)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
