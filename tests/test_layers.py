@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("client", "index", "training", "server", "bench")
-TOWERS = {"training.towers", "training.export", "training.catalogue", "training.config"}
-DATA = {"training.dataset", "training.interactions", "training.windows", "training.errors", "training.progress"}
-REPLAY = {"training.fit", "training.text", "training.evaluation.intervals", "server.app", "server.config"}
+TOWERS = {"training.towers", "training.export.bundle", "training.data.catalogue", "training.config"}
+DATA = {"training.data.dataset", "training.data.interactions", "training.data.windows", "training.errors", "training.progress"}
+REPLAY = {"training.fitting.fit", "training.data.text", "training.evaluation.intervals", "server.app", "server.config"}
 ALLOWED = {
     "client": {"towerbridge"},
     "index": {"index"},
@@ -23,6 +23,21 @@ ALLOWED = {
 }
 # A command that calls a running server, as any client does; nothing imports it.
 COMMANDS = {"server/release.py": {"towerbridge"}}
+# Of training, in the order in which data flows: each imports only from those before it.
+TRAINING = (
+    "progress",
+    "data",
+    "importers",
+    "towers",
+    "export",
+    "evaluation",
+    "incremental",
+    "fitting",
+    "refresh",
+    "commands",
+    "cli",
+)
+EVERYWHERE = {"errors", "config"}
 OURS = {"towerbridge", "index", "training", "server", "bench", "tests"}
 
 
@@ -47,10 +62,21 @@ def test_a_room_imports_only_from_the_rooms_below_it(room: str):
             assert f"{name.replace('.', '/')}.py" not in COMMANDS, f"{file}: {name} is a command"
 
 
+@pytest.mark.parametrize("room", TRAINING)
+def test_a_room_of_training_imports_only_from_those_before_it(room: str):
+    before = {*TRAINING[: TRAINING.index(room) + 1], *EVERYWHERE}
+    files = [*(ROOT / "training" / room).rglob("*.py"), *(ROOT / "training").glob(f"{room}.py")]
+    assert files
+    for file in files:
+        for name in imports(file):
+            rooms = name.split(".")
+            assert rooms[0] != "training" or rooms[1] in before, f"{file}: {name}"
+
+
 def test_a_breach_would_be_seen(tmp_path: Path):
     file = tmp_path / "breach.py"
-    file.write_text("def late():\n    from training.fit import fit\n    import numpy\n", encoding="utf-8")
-    assert imports(file) == {"training.fit"}
+    file.write_text("def late():\n    from training.fitting.fit import fit\n    import numpy\n", encoding="utf-8")
+    assert imports(file) == {"training.fitting.fit"}
 
 
 def test_the_protos_folder_holds_the_contract_and_nothing_else():

@@ -8,16 +8,16 @@ import torch
 from index.bundle import check_bundle, write_card
 from index.bundle.manifest import read_manifest
 from training.config import load_config
-from training.distributed import Ranks, join
-from training.drift import drift_lines
 from training.errors import ConfigError
-from training.evaluate import Wanted, evaluate
 from training.evaluation.card import card
+from training.evaluation.evaluate import Wanted, evaluate
 from training.evaluation.page import write_page
 from training.evaluation.tables import table
-from training.fit import Fitted, Running, fit
+from training.fitting.distributed import Ranks, join
+from training.fitting.fit import Fitted, Running, fit
+from training.incremental.drift import drift_lines
+from training.incremental.warm_start import read_start, settings_of
 from training.progress import Progress
-from training.warm_start import read_start, settings_of
 
 
 def run_fit(parsed: argparse.Namespace) -> None:
@@ -72,7 +72,7 @@ def run_check(parsed: argparse.Namespace) -> None:
 
 def run_onnx(parsed: argparse.Namespace) -> None:
     """Writes the user tower as ONNX and prints where it is."""
-    from training.onnx_export import export_onnx
+    from training.export.onnx import export_onnx
 
     model = export_onnx(parsed.bundle, parsed.out, with_items=parsed.with_items)
     print(f"{model}: {model.stat().st_size:,} bytes, its vectors equal the bundle's")

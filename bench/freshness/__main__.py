@@ -43,7 +43,7 @@ def _run(parsed: argparse.Namespace) -> int:
     from bench.freshness.measure import Settings, about, measure_items, measure_service, measure_users
     from bench.freshness.report import plot, tables
     from bench.freshness.timeline import read_timeline
-    from training.dataset import read_dataset
+    from training.data.dataset import read_dataset
     from training.progress import Progress
 
     progress = Progress(parsed.quiet)

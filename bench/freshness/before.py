@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from bench.freshness.timeline import Timeline
 from index.bundle import Bundle
 from training.config import Config
-from training.dataset import dataset_sha256, publish_dataset
-from training.fit import fit
+from training.data.dataset import dataset_sha256, publish_dataset
+from training.fitting.fit import fit
 from training.progress import Progress
 
 

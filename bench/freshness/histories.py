@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from bench.freshness.policies import IntArray
 from index.bundle import Bundle
-from training.interactions import Interactions, first_interactions
+from training.data.interactions import Interactions, first_interactions
+from training.data.windows import gather
 from training.progress import Progress
-from training.windows import gather
 
 _ENCODED_AT_ONCE = 256
 

@@ -13,7 +13,7 @@ from bench.freshness.policies import IntArray
 from bench.freshness.ranking import Questions, score_ranks
 from bench.freshness.timeline import Timeline, in_bundle
 from index.bundle import Bundle
-from training.interactions import Interactions
+from training.data.interactions import Interactions
 from training.progress import Progress
 
 _AT_ONCE = 128

@@ -19,7 +19,7 @@ from bench.freshness.statistics import by_gap, summarise
 from bench.freshness.timeline import Timeline
 from bench.hardware import hardware
 from index.bundle import Bundle
-from training.interactions import Interactions
+from training.data.interactions import Interactions
 from training.progress import Progress
 
 DELAYS_S = {"0s": 0, "1h": 3600, "1d": 86_400, "never": None}

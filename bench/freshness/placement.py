@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from bench.freshness.policies import NEVER_US, IntArray
 from index.bundle import Bundle
-from training.dataset import Dataset
+from training.data.dataset import Dataset
+from training.data.text import encode_texts
 from training.progress import Progress
-from training.text import encode_texts
 
 _TEXTS_AT_ONCE = 64
 

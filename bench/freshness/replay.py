@@ -10,7 +10,7 @@ from bench.freshness.policies import IntArray, Schedule
 from bench.freshness.ranking import Questions, popularity_ranks, ranks
 from bench.freshness.timeline import Timeline, in_bundle
 from index.bundle import Bundle
-from training.interactions import Interactions
+from training.data.interactions import Interactions
 from training.progress import Progress
 
 POPULARITY = "popularity"

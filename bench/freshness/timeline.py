@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from bench.freshness.policies import IntArray
 from index.bundle import Bundle
-from training.dataset import Dataset
+from training.data.dataset import Dataset
+from training.data.interactions import Interactions, first_interactions, load_interactions
 from training.errors import DatasetError
-from training.interactions import Interactions, first_interactions, load_interactions
 
 SHARE_BEFORE = 0.8
 

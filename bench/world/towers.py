@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from bench.world.items import DEPARTMENTS, MadeItems, category_codes
 from index.bundle import BundleSpec, write_bundle
-from training.catalogue import Catalogue
 from training.config import TowerConfig
-from training.export import export_item_tower, export_user_tower, golden_items, golden_users
+from training.data.catalogue import Catalogue
+from training.export.bundle import export_item_tower, export_user_tower, golden_items, golden_users
 from training.towers.item import ItemTower
 from training.towers.pair import TowerPair
 from training.towers.user import UserTower

@@ -11,7 +11,7 @@ import torch
 
 from index.bundle import BundleSpec, write_bundle
 from tests.tiny import CATEGORIES, EVENT_TYPES, TinyItemTower, tiny_towers
-from training.dataset import EVENT_SCHEMA, publish_dataset
+from training.data.dataset import EVENT_SCHEMA, publish_dataset
 
 ITEMS, NEW_ITEMS, DIM = 300, 12, 8
 STEP = 4

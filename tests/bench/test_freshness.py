@@ -20,7 +20,7 @@ from bench.freshness.service import Answer
 from bench.freshness.timeline import Timeline, read_timeline
 from index.bundle import Bundle, read_bundle
 from tests.bench.freshness_world import ITEMS, NEW_ITEMS, World, items_table, make_world, write_events
-from training.dataset import read_dataset
+from training.data.dataset import read_dataset
 from training.progress import Progress
 
 QUIET = Progress(quiet=True)

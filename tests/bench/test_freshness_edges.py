@@ -18,8 +18,8 @@ from server.journal.items import ItemContent
 from server.releases.item_vectors import ItemVectors
 from tests.bench.freshness_world import items_table, write_events
 from tests.tiny import write_tiny_bundle
-from training.dataset import read_dataset
-from training.interactions import Interactions
+from training.data.dataset import read_dataset
+from training.data.interactions import Interactions
 from training.progress import Progress
 
 QUIET = Progress(quiet=True)

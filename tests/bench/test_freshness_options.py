@@ -14,7 +14,7 @@ from bench.freshness.service import replay_through_service
 from bench.freshness.timeline import read_timeline
 from index.bundle import read_bundle
 from tests.bench.freshness_world import START_US, World, items_table, make_world, write_events
-from training.dataset import read_dataset
+from training.data.dataset import read_dataset
 from training.progress import Progress
 
 QUIET = Progress(quiet=True)

@@ -8,8 +8,8 @@ import signal
 import sys
 from typing import Any
 
-from training.checkpoint import Checkpoint
 from training.cli import main
+from training.fitting.checkpoint import Checkpoint
 
 
 def kill_after(checkpoints: int) -> None:

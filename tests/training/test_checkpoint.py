@@ -15,11 +15,11 @@ import torch
 from index.bundle import read_bundle
 from tests.training.conftest import SMALL
 from tests.training.test_trainer import QUIET, read_curves, small_config, small_start
-from training.checkpoint import Checkpoint
 from training.cli import main
-from training.distributed import Ranks
 from training.errors import ConfigError
-from training.trainer import train
+from training.fitting.checkpoint import Checkpoint
+from training.fitting.distributed import Ranks
+from training.fitting.trainer import train
 
 EVERY_STEP = 1e-9  # minutes
 

@@ -7,7 +7,7 @@ import yaml
 
 from training.config import CONFIGS, Config, load_config
 from training.errors import ConfigError
-from training.trainer import learning_rate
+from training.fitting.trainer import learning_rate
 
 
 def test_the_documented_defaults_are_the_code_s_and_name_every_setting() -> None:

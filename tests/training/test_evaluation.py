@@ -17,16 +17,16 @@ from tests.tiny import write_tiny_encoder
 from tests.training.conftest import SMALL
 from training.cli import main
 from training.config import SplitConfig
-from training.dataset import read_dataset
+from training.data.dataset import read_dataset
+from training.data.interactions import load_interactions
+from training.data.split import make_split
 from training.errors import DatasetError
 from training.evaluation.card import card
 from training.evaluation.exam import Exam, set_exam
 from training.evaluation.models import cold_scorers
+from training.evaluation.ranking import ask
 from training.evaluation.trained_on import check_cold, check_split, split_to_test
-from training.interactions import load_interactions
 from training.progress import Progress
-from training.ranking import ask
-from training.split import make_split
 
 DOCS = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 QUIET = Progress(quiet=True)

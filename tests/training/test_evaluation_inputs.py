@@ -13,7 +13,7 @@ import pytest
 from index.bundle import read_bundle
 from training.cli import main
 from training.config import SplitConfig
-from training.dataset import read_dataset
+from training.data.dataset import read_dataset
 from training.errors import DatasetError
 from training.evaluation.card import card
 from training.evaluation.exam import set_exam

@@ -17,9 +17,9 @@ from tests.tiny import write_tiny_bundle, write_tiny_encoder
 from tests.training.conftest import SMALL, planted_events, write_csv
 from training.cli import main
 from training.config import SplitConfig
-from training.dataset import read_dataset
-from training.interactions import load_interactions
-from training.split import make_split
+from training.data.dataset import read_dataset
+from training.data.interactions import load_interactions
+from training.data.split import make_split
 
 METRICS = {"R@5", "R@10", "N@5", "N@10"}
 SHORT = ["training.epochs=2"]

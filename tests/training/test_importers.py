@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from training.cli import main
-from training.dataset import read_dataset
+from training.data.dataset import read_dataset
 from training.errors import DatasetError
 from training.importers.flow import import_tables
 

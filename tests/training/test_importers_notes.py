@@ -9,7 +9,7 @@ import pytest
 
 from tests.training.conftest import info
 from training.cli import main
-from training.dataset import read_dataset
+from training.data.dataset import read_dataset
 from training.importers import rejects, survey
 
 HEAD = "user_id,item_id,event_type,timestamp\n"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.training.conftest import info
 from training.cli import main
-from training.dataset import read_dataset
+from training.data.dataset import read_dataset
 
 HEAD = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from training.data.interactions import Interactions
+from training.data.split import Split
 from training.evaluation.exam import Asked, Exam
 from training.evaluation.intervals import Bootstrap, interval
 from training.evaluation.slices import TOO_FEW, group_rows, group_slices, slices
-from training.interactions import Interactions
-from training.split import Split
 
 
 def test_the_interval_of_a_share_is_about_as_wide_as_theory_says() -> None:

@@ -15,26 +15,26 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.training.conftest import info
-from training import dataset, interactions, spill
 from training.cli import main
-from training.dataset import read_dataset
-from training.distinct import Distinct
+from training.data import dataset, interactions, spill
+from training.data.dataset import read_dataset
+from training.data.distinct import Distinct
+from training.data.interactions import Interactions, first_interactions, load_interactions, next_new_item
 from training.errors import DatasetError
 from training.importers import csv_rows, sorting, tables
 from training.importers.events import NUMBERED_SCHEMA
 from training.importers.sorting import EventSorter
-from training.interactions import Interactions, first_interactions, load_interactions, next_new_item
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
 import resource, sys
 from pathlib import Path
-from training import spill
-from training import dataset
-from training.dataset import read_dataset
+from training.data import spill
+from training.data import dataset
+from training.data.dataset import read_dataset
 from training.importers import sorting, tables
 from training.importers.flow import import_tables
-from training.interactions import load_interactions
+from training.data.interactions import load_interactions
 spill.IN_MEMORY_BYTES = 1 << 20
 tables.ROWS_AT_ONCE = sorting.ROWS_AT_ONCE = dataset.EVENTS_AT_ONCE = 1 << 16
 out = Path(sys.argv[2])

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.catalogue import Catalogue
 from training.config import TowerConfig
-from training.loss import Weights, full_softmax_loss, sampled_softmax_loss
-from training.negatives import Candidates, NegativeSampler
+from training.data.catalogue import Catalogue
+from training.data.windows import Batch
+from training.towers.loss import Weights, full_softmax_loss, sampled_softmax_loss
+from training.towers.negatives import Candidates, NegativeSampler
 from training.towers.pair import TowerPair
-from training.windows import Batch
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, None])

@@ -7,11 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from training.baselines import CategoryKnn, MeanPooling, NeighbourKnn, Popularity, TextKnn, co_occurrences, transitions
-from training.interactions import Interactions
-from training.metrics import coverage, gini, per_user, shown, summarise, tally
-from training.ranking import Questions
-from training.windows import Batch
+from training.data.interactions import Interactions
+from training.data.windows import Batch
+from training.evaluation.baselines import (
+    CategoryKnn,
+    MeanPooling,
+    NeighbourKnn,
+    Popularity,
+    TextKnn,
+    co_occurrences,
+    transitions,
+)
+from training.evaluation.metrics import coverage, gini, per_user, shown, summarise, tally
+from training.evaluation.ranking import Questions
 
 
 def test_metrics_equal_a_hand_computed_example() -> None:

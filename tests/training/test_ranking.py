@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from training import ranking
-from training.interactions import Interactions
-from training.ranking import ask
+from training.data.interactions import Interactions
+from training.evaluation import ranking
+from training.evaluation.ranking import ask
 
 
 def histories(sizes: list[int], items: int = 50) -> Interactions:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.conftest import info
 from training.cli import main
-from training.dataset import read_dataset
+from training.data.dataset import read_dataset
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

@@ -25,11 +25,11 @@ from tests.training.newer import FASTER, NEW_RING, newer_events, newer_items, wr
 from tests.training.test_split import interactions
 from training.cli import main
 from training.config import SplitConfig
+from training.data.split import make_split
 from training.errors import ConfigError
+from training.incremental.replay import taught_before
 from training.refresh.gate import held_out_rows, parse_requirement, unmet
 from training.refresh.record import Record
-from training.replay import taught_before
-from training.split import make_split
 
 LIVE = v1.ReleaseState.RELEASE_STATE_LIVE
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from training.config import SplitConfig
+from training.data.interactions import IntArray, Interactions, load_interactions, next_new_item
+from training.data.split import Split, cold_targets, make_split, without_items
+from training.data.windows import Batch, cut, gather, training_steps
 from training.errors import ConfigError, DatasetError
-from training.interactions import IntArray, Interactions, load_interactions, next_new_item
-from training.split import Split, cold_targets, make_split, without_items
-from training.windows import Batch, cut, gather, training_steps
 
 
 def interactions(*sequences: list[int], items: int = 20) -> Interactions:

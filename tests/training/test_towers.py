@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.catalogue import Catalogue, build_catalogue
 from training.config import TowerConfig
-from training.export import export_item_tower, export_user_tower, golden_items, golden_users
+from training.data.catalogue import Catalogue, build_catalogue
+from training.export.bundle import export_item_tower, export_user_tower, golden_items, golden_users
 from training.towers.pair import TowerPair
 from training.towers.user import UserTower
 

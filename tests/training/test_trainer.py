@@ -11,22 +11,22 @@ from torch.overrides import TorchFunctionMode
 
 from index.bundle import read_bundle
 from tests.training.conftest import SMALL
-from training.catalogue import Catalogue
 from training.cli import main
 from training.config import Config, TowerConfig, TrainingConfig, load_config
-from training.dataset import read_dataset
-from training.distributed import choose_device
+from training.data.catalogue import Catalogue
+from training.data.dataset import read_dataset
+from training.data.interactions import load_interactions
+from training.data.split import Split, make_split
+from training.data.windows import Batch
 from training.errors import ConfigError
-from training.interactions import load_interactions
-from training.negatives import NegativeSampler
-from training.optimiser import Optimiser
+from training.fitting.distributed import choose_device
+from training.fitting.optimiser import Optimiser
+from training.fitting.step import is_sampled
+from training.fitting.trainer import train
+from training.fitting.validation import default_users, validate
 from training.progress import Progress
-from training.split import Split, make_split
-from training.step import is_sampled
+from training.towers.negatives import NegativeSampler
 from training.towers.pair import TowerPair
-from training.trainer import train
-from training.validation import default_users, validate
-from training.windows import Batch
 
 QUIET = Progress(quiet=True)
 

@@ -15,22 +15,22 @@ from tests.tiny import write_tiny_bundle
 from tests.training.conftest import SMALL, planted_events, write_csv
 from tests.training.newer import FASTER, NEW_RING, newer_events, newer_items
 from tests.training.test_split import interactions
-from training.anchor import drop_anchor
-from training.catalogue import Catalogue
 from training.cli import main
 from training.config import SplitConfig, TowerConfig
-from training.dataset import Dataset, read_dataset
+from training.data.catalogue import Catalogue
+from training.data.dataset import Dataset, read_dataset
+from training.data.interactions import next_new_item
+from training.data.split import make_split
+from training.data.windows import training_steps
 from training.evaluation.exam import set_exam
 from training.evaluation.models import Towers
-from training.interactions import next_new_item
+from training.evaluation.ranking import ask, rank
+from training.incremental.anchor import drop_anchor
+from training.incremental.replay import replayed, taught_before, untaught
+from training.incremental.warm_start import newest_event
 from training.progress import Progress
-from training.ranking import ask, rank
 from training.refresh.gate import with_new_items
-from training.replay import replayed, taught_before, untaught
-from training.split import make_split
 from training.towers.pair import TowerPair
-from training.warm_start import newest_event
-from training.windows import training_steps
 
 
 @pytest.fixture(scope="module")

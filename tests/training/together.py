@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from tests.training.test_trainer import QUIET, small_config, small_start
-from training.checkpoint import Checkpoint
-from training.distributed import Ranks, join
 from training.errors import ConfigError
-from training.trainer import train
+from training.fitting.checkpoint import Checkpoint
+from training.fitting.distributed import Ranks, join
+from training.fitting.trainer import train
 
 KINDS = {"full": ["training.loss=full", "training.accumulate=2"], "sampled": ["training.loss=sampled", "training.negatives=12"]}
 

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 
 from index.bundle import Bundle
 from training.config import SplitConfig
-from training.dataset import Dataset
-from training.interactions import IntArray, Interactions, load_interactions
-from training.split import Split, cold_targets, make_split
+from training.data.dataset import Dataset
+from training.data.interactions import IntArray, Interactions, load_interactions
+from training.data.split import Split, cold_targets, make_split
 
 
 @dataclass(frozen=True)

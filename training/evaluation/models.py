@@ -5,11 +5,19 @@ import torch
 from torch import Tensor
 
 from index.bundle import Bundle
-from training.baselines import CategoryKnn, MeanPooling, NeighbourKnn, Popularity, TextKnn, co_occurrences, transitions
+from training.data.text import encode_texts
+from training.evaluation.baselines import (
+    CategoryKnn,
+    MeanPooling,
+    NeighbourKnn,
+    Popularity,
+    TextKnn,
+    co_occurrences,
+    transitions,
+)
 from training.evaluation.exam import Exam
+from training.evaluation.ranking import Questions, Scorer
 from training.progress import Progress
-from training.ranking import Questions, Scorer
-from training.text import encode_texts
 
 OURS = "towerbridge"
 

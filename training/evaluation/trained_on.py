@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from index.bundle import Bundle
 from training.config import SplitConfig
-from training.dataset import Dataset, dataset_sha256
+from training.data.dataset import Dataset, dataset_sha256
 from training.errors import DatasetError
 from training.evaluation.exam import Exam
 from training.progress import Progress

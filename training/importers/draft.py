@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.dataset import EVENT_SCHEMA, publish_dataset
+from training.data.dataset import EVENT_SCHEMA, publish_dataset
 from training.errors import DatasetError
 from training.importers.items import items_of_events
 from training.importers.rejects import Rejects

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.dataset import EVENT_SCHEMA
+from training.data.dataset import EVENT_SCHEMA
 from training.importers.columns import as_strings, find_column, flags, need_column, reading
 from training.importers.rejects import Marks, Rejects
 from training.importers.times import UnixUnit, parse_times

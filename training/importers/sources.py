@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from training.dataset import parse_watermark
+from training.data.dataset import parse_watermark
 from training.errors import DatasetError
 from training.importers.columns import need_column, of, reading
 from training.importers.events import EventRules, clean_events, find_event_columns

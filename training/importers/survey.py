@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.distinct import Distinct
+from training.data.distinct import Distinct
 from training.importers.notes import EXAMPLES
 from training.importers.rejects import Rejects
 from training.importers.sorting import same_instant

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.dataset import READ_BUFFER_BYTES
+from training.data.dataset import READ_BUFFER_BYTES
 from training.errors import DatasetError
 from training.importers.csv_rows import BLOCK_BYTES, CsvFile, Raw, is_utf8, read_header
 from training.importers.rejects import Rejects

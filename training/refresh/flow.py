@@ -12,19 +12,19 @@ import torch
 
 from index.bundle import BundleError, read_bundle
 from index.bundle.manifest import read_manifest
-from training.checkpoint import checkpoint_folder
 from training.config import find_config, load_config
-from training.dataset import read_dataset
-from training.distributed import Ranks
-from training.drift import drift_lines
+from training.data.dataset import read_dataset
 from training.errors import ConfigError, NothingNewError, RefreshError, TrainingError
-from training.fit import Running, fit
+from training.fitting.checkpoint import checkpoint_folder
+from training.fitting.distributed import Ranks
+from training.fitting.fit import Running, fit
 from training.importers.flow import import_tables
+from training.incremental.drift import drift_lines
+from training.incremental.warm_start import read_start, settings_of
 from training.progress import Progress
 from training.refresh.commands import Journal, Server
 from training.refresh.gate import Requirement, compare, unmet
 from training.refresh.record import Record
-from training.warm_start import read_start, settings_of
 
 Given = dict[str, Any]  # what a step gives: JSON, kept in the record
 

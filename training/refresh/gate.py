@@ -11,17 +11,17 @@ import torch
 
 from index.bundle import Bundle
 from training.config import SplitConfig
-from training.dataset import Dataset
+from training.data.dataset import Dataset
+from training.data.interactions import BoolArray, IntArray, Interactions, load_interactions, selected
+from training.data.split import make_split
+from training.data.text import encode_texts
 from training.errors import ConfigError, DatasetError
 from training.evaluation.models import Towers
+from training.evaluation.ranking import ask, rank
 from training.evaluation.trained_on import trained_with
-from training.interactions import BoolArray, IntArray, Interactions, load_interactions, selected
+from training.incremental.replay import taught_before, untaught
+from training.incremental.warm_start import taught_until
 from training.progress import Progress
-from training.ranking import ask, rank
-from training.replay import taught_before, untaught
-from training.split import make_split
-from training.text import encode_texts
-from training.warm_start import taught_until
 
 METRICS = ("R@5", "R@10", "N@5", "N@10")
 FEWEST = 100  # newer targets; with fewer all held-out ones are asked for

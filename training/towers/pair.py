@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.catalogue import Catalogue
 from training.config import TowerConfig
-from training.loss import Weights, full_softmax_loss, sampled_softmax_loss
-from training.negatives import Candidates
+from training.data.catalogue import Catalogue
+from training.data.windows import Batch
 from training.towers.item import ItemTower
+from training.towers.loss import Weights, full_softmax_loss, sampled_softmax_loss
+from training.towers.negatives import Candidates
 from training.towers.user import UserTower
-from training.windows import Batch
 
 AT_ONCE = 1 << 16  # items: what the tower makes on the way is C times as large as the vectors
 

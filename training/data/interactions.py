@@ -1,4 +1,4 @@
-"""Events as integer arrays: read a piece at a time, and mapped from disk where they are large (see training/spill.py)."""
+"""Events as integer arrays: read a piece at a time, and mapped from disk where they are large (see training/data/spill.py)."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.dataset import EventFile
+from training.data.dataset import EventFile
+from training.data.spill import ArrayBuilder
 from training.errors import DatasetError
-from training.spill import ArrayBuilder
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]

@@ -11,17 +11,17 @@ import pyarrow as pa
 import torch
 
 from index.bundle import Bundle, read_bundle
-from training.dataset import Dataset, read_dataset
+from training.data.dataset import Dataset, read_dataset
 from training.errors import DatasetError
 from training.evaluation.exam import Asked, Exam, set_exam
 from training.evaluation.intervals import Bootstrap, interval
+from training.evaluation.metrics import SHOWN, coverage, gini, per_user
 from training.evaluation.models import OURS, cold_scorers, scorers
 from training.evaluation.profiles import groups, read_profiles, warn_of_strangers
+from training.evaluation.ranking import Answers, Scorer, answer, ask
 from training.evaluation.slices import group_rows, group_slices, slice_rows, slices
 from training.evaluation.trained_on import check_cold, check_items, check_split, same_events, split_to_test
-from training.metrics import SHOWN, coverage, gini, per_user
 from training.progress import Progress
-from training.ranking import Answers, Scorer, answer, ask
 
 KINDS = ("filtered", "unfiltered")
 SLICED = ("R@10", "N@10")  # of slices and groups, filtered

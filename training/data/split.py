@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from training.config import SplitConfig
+from training.data.interactions import BoolArray, IntArray, Interactions, first_interactions, pieces, selected
 from training.errors import ConfigError
-from training.interactions import BoolArray, IntArray, Interactions, first_interactions, pieces, selected
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from training.anchor import Anchor
-from training.checkpoint import Checkpoint
 from training.config import TrainingConfig
-from training.distributed import Ranks
+from training.data.interactions import Interactions, next_new_item
+from training.data.split import Split
+from training.data.windows import training_steps
 from training.errors import DatasetError
-from training.interactions import Interactions, next_new_item
+from training.fitting.checkpoint import Checkpoint
+from training.fitting.distributed import Ranks
+from training.fitting.reporting import Board, finite, say_epoch
+from training.fitting.step import Stepper
+from training.fitting.validation import validate
+from training.incremental.anchor import Anchor
 from training.progress import Progress
-from training.reporting import Board, finite, say_epoch
-from training.split import Split
-from training.step import Stepper
 from training.towers.pair import TowerPair
-from training.validation import validate
-from training.windows import training_steps
 
 
 @dataclass

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.anchor import Anchor
 from training.config import TrainingConfig
-from training.distributed import Ranks
-from training.interactions import IntArray, Interactions
-from training.negatives import NegativeSampler
-from training.optimiser import Optimiser
+from training.data.interactions import IntArray, Interactions
+from training.data.windows import gather
+from training.fitting.distributed import Ranks
+from training.fitting.optimiser import Optimiser
+from training.incremental.anchor import Anchor
+from training.towers.negatives import NegativeSampler
 from training.towers.pair import TowerPair
-from training.windows import gather
 
 EXACT_ITEMS = 100_000  # up to that many items `training.loss: auto` is the full softmax
 

@@ -5,10 +5,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-from training.distributed import Ranks
-from training.interactions import IntArray
-from training.ranking import Questions, ask, rank
-from training.split import Split
+from training.data.interactions import IntArray
+from training.data.split import Split
+from training.evaluation.ranking import Questions, ask, rank
+from training.fitting.distributed import Ranks
 from training.towers.pair import TowerPair
 
 

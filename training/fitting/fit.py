@@ -16,22 +16,22 @@ import torch
 
 from index.bundle import BundleSpec, Watermark, check_target, write_bundle, write_card
 from index.bundle.manifest import read_manifest
-from training.catalogue import Catalogue, build_catalogue
-from training.checkpoint import Checkpoint, checkpoint_folder
 from training.config import Config
-from training.dataset import Dataset, dataset_sha256, read_dataset
-from training.distributed import Ranks
+from training.data.catalogue import Catalogue, build_catalogue
+from training.data.dataset import Dataset, dataset_sha256, read_dataset
+from training.data.interactions import Interactions, load_interactions
+from training.data.split import Split, make_split
+from training.data.text import encode_texts, find_encoder, stage_encoder
 from training.errors import ConfigError, DatasetError
 from training.evaluation.card import card
-from training.export import export_item_tower, export_user_tower, golden_items, golden_users
-from training.interactions import Interactions, load_interactions
+from training.export.bundle import export_item_tower, export_user_tower, golden_items, golden_users
+from training.fitting.checkpoint import Checkpoint, checkpoint_folder
+from training.fitting.distributed import Ranks
+from training.fitting.reporting import check_tensorboard
+from training.fitting.trainer import History, train
+from training.incremental.warm_start import Lesson, WarmStart, begin, check_settings, newest_event, shortened
 from training.progress import Progress
-from training.reporting import check_tensorboard
-from training.split import Split, make_split
-from training.text import encode_texts, find_encoder, stage_encoder
 from training.towers.pair import TowerPair
-from training.trainer import History, train
-from training.warm_start import Lesson, WarmStart, begin, check_settings, newest_event, shortened
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Fitted:
 
     release_id: str
     history: History
-    drift: dict[str, Any] | None = None  # of a warm start: see training/drift.py
+    drift: dict[str, Any] | None = None  # of a warm start: see training/incremental/drift.py
 
 
 def fit(

@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.interactions import IntArray, Interactions
-from training.metrics import shown, summarise, tally
-from training.windows import Batch, gather
+from training.data.interactions import IntArray, Interactions
+from training.data.windows import Batch, gather
+from training.evaluation.metrics import shown, summarise, tally
 
 MOST_USERS, MOST_SCORES = 512, 1 << 25  # ranked at once: 2^25 float32 scores are 128 MiB
 MOST_SEEN = 1 << 21  # events of whole histories at once, padding counted: 16 MiB of int64; one longer history comes alone

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from training.config import SplitConfig
-from training.interactions import BoolArray, IntArray, Interactions, selected
-from training.split import Split, make_split
+from training.data.interactions import BoolArray, IntArray, Interactions, selected
+from training.data.split import Split, make_split
 
 
 def replayed(data: Interactions, since_us: int, *, share: float, seed: int) -> BoolArray:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.interactions import IntArray
+from training.data.interactions import IntArray
 from training.towers.pair import TowerPair
 
 SAMPLE = 4096  # items looked at in a step

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.interactions import IntArray, pieces
+from training.data.interactions import IntArray, pieces
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.interactions import IntArray, Interactions, first_interactions
-from training.ranking import Questions
-from training.spill import ArrayBuilder
+from training.data.interactions import IntArray, Interactions, first_interactions
+from training.data.spill import ArrayBuilder
+from training.evaluation.ranking import Questions
 
 RECENT = 5  # how many last events vote
 DECAY = 0.5  # weight of the m-th last one is DECAY ** m

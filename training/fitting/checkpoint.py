@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from training.distributed import Ranks
 from training.errors import ConfigError
+from training.fitting.distributed import Ranks
 
 FORMAT = 2
 ANEW = "go on with what it was begun with, or begin anew with --restart or by removing it"

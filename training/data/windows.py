@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.interactions import IntArray, Interactions, pieces
+from training.data.interactions import IntArray, Interactions, pieces
 
 
 @dataclass(frozen=True)

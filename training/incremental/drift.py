@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 
 from index.bundle import Bundle
-from training.interactions import BoolArray, IntArray, Interactions, selected
+from training.data.interactions import BoolArray, IntArray, Interactions, selected
+from training.data.windows import Batch, gather
 from training.towers.pair import TowerPair
-from training.windows import Batch, gather
 
 USERS, FIRST, CLOSE = 1000, 10, 0.9
 MOST_SCORES = 1 << 25  # float32 at once: 128 MiB

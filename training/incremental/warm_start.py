@@ -19,18 +19,18 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from index.bundle import Bundle, read_bundle, text_encoder_sha256
-from training.anchor import Anchor, drop_anchor
-from training.catalogue import extended
 from training.config import Config, SplitConfig, TextConfig, TrainingConfig
-from training.dataset import Dataset
-from training.drift import measure_drift
+from training.data.catalogue import extended
+from training.data.dataset import Dataset
+from training.data.interactions import BoolArray, IntArray, Interactions, pieces
+from training.data.spill import ArrayBuilder
+from training.data.split import Split
+from training.data.text import find_encoder, stage_encoder
 from training.errors import ConfigError, NothingNewError
 from training.evaluation.trained_on import trained_with
-from training.interactions import BoolArray, IntArray, Interactions, pieces
-from training.replay import replayed, taught_before, untaught
-from training.spill import ArrayBuilder
-from training.split import Split
-from training.text import find_encoder, stage_encoder
+from training.incremental.anchor import Anchor, drop_anchor
+from training.incremental.drift import measure_drift
+from training.incremental.replay import replayed, taught_before, untaught
 from training.towers.pair import TowerPair
 
 AFRESH = "fit without --warm-start"

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.distinct import Distinct
+from training.data.distinct import Distinct
 from training.errors import DatasetError
 
 EVENT_SCHEMA = pa.schema(

@@ -1,0 +1,1 @@
+"""Towers as files: a bundle for the server, ONNX for a device."""

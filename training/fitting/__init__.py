@@ -1,0 +1,1 @@
+"""Towers from events: steps, epochs, early stop, checkpoints, several processes."""
