@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 _WINDOW_SECONDS = 0.05  # between two changes of a limit: several batches, and a few wake-ups of the loop
+_BEATS = 2  # times at least that the loop's lag is looked at in a window: one stall alone, however long, is over when it is told
 _LEAST = 16  # calls: what comes at once by chance is not refused at any load that can be borne
 _FIRST = 32
 _DOWN = 0.85
@@ -31,6 +32,7 @@ class AdaptiveLimit:
         # Within the window, in seconds; infinite: nothing was told.
         self._shortest_wait = math.inf
         self._shortest_lag = math.inf
+        self._beats = 0
         self._peak = 0  # calls in flight within the window
         self.in_flight = 0
 
@@ -59,16 +61,18 @@ class AdaptiveLimit:
 
     def lagged(self, seconds: float) -> None:
         """The event loop came so much later than it was due. To be told several times a window, with calls and without."""
+        self._beats += 1
         if seconds < self._shortest_lag:
             self._shortest_lag = seconds
         now = self._clock()
-        if now >= self._window_ends:
+        if now >= self._window_ends and self._beats >= _BEATS:
             self._window_ends = now + _WINDOW_SECONDS
             self._adapt()
 
     def _adapt(self) -> None:
         wait, self._shortest_wait = self._shortest_wait, math.inf
         lag, self._shortest_lag = self._shortest_lag, math.inf
+        self._beats = 0
         peak, self._peak = self._peak, self.in_flight
         delay = lag + (wait if wait < math.inf else 0.0)
         if delay > self._target_s:

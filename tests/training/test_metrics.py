@@ -161,7 +161,7 @@ def test_pairs_counted_in_parts_are_the_pairs_of_the_whole(monkeypatch: pytest.M
     data = interactions(*(random.integers(0, 20, 15).tolist() for _ in range(30)), items=20)
     past = np.ones(len(data.item), dtype=np.bool_)
     whole = co_occurrences(data, past)
-    monkeypatch.setattr("training.baselines.EVENTS_AT_ONCE", 7)  # less than an item has
+    monkeypatch.setattr("training.evaluation.baselines.EVENTS_AT_ONCE", 7)  # less than an item has
     parts = co_occurrences(data, past)
     both = np.zeros((20, 20))
     for first, last in zip(data.offsets, data.offsets[1:], strict=False):
@@ -181,7 +181,7 @@ def test_of_very_many_pairs_each_item_keeps_its_nearest_neighbours(monkeypatch: 
     data = interactions(*(random.integers(0, 20, 15).tolist() for _ in range(9)), items=20)
     past = np.ones(len(data.item), dtype=np.bool_)
     whole = co_occurrences(data, past)
-    monkeypatch.setattr("training.baselines.MOST_NEIGHBOURS", 60)
+    monkeypatch.setattr("training.evaluation.baselines.MOST_NEIGHBOURS", 60)
     few = co_occurrences(data, past)
     assert np.diff(whole.offsets).min() > 3 and np.diff(few.offsets).tolist() == [3] * 20
     for item in range(20):
@@ -191,8 +191,8 @@ def test_of_very_many_pairs_each_item_keeps_its_nearest_neighbours(monkeypatch: 
 
 def test_four_times_as_many_events_take_no_more_memory_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(2)
-    monkeypatch.setattr("training.baselines.MOST_NEIGHBOURS", 1 << 16)
-    monkeypatch.setattr("training.baselines.EVENTS_AT_ONCE", 1 << 9)
+    monkeypatch.setattr("training.evaluation.baselines.MOST_NEIGHBOURS", 1 << 16)
+    monkeypatch.setattr("training.evaluation.baselines.EVENTS_AT_ONCE", 1 << 9)
     peaks = []
     for users in (100, 400):
         data = interactions(*random.integers(0, 5000, (users, 50)).tolist(), items=5000)

@@ -268,7 +268,7 @@ def test_a_split_made_in_pieces_is_the_split_of_the_whole(kind: str, monkeypatch
     data = interactions(*(random.integers(0, 30, random.integers(1, 15)).tolist() for _ in range(80)), items=30)
     config = SplitConfig.model_validate({"kind": kind, "cold_items": 0.3, "validation_users": 0.3})
     whole = make_split(data, config)
-    monkeypatch.setattr("training.interactions.EVENTS_AT_ONCE", 25)
+    monkeypatch.setattr("training.data.interactions.EVENTS_AT_ONCE", 25)
     parts = make_split(data, config)
     assert whole.describe() == parts.describe()
     for name in ("train_end", "validation", "test", "cold"):

@@ -35,6 +35,7 @@ def window(limit: AdaptiveLimit, clock: Clock, *, in_flight: int, wait_s: float 
         limit.waited(wait_s)
     clock.now += 1.0
     limit.lagged(lag_s)
+    limit.lagged(lag_s)
 
 
 def test_a_limit_is_full_when_as_many_calls_are_in_flight():
@@ -61,6 +62,21 @@ def test_a_long_wait_among_short_ones_is_a_burst_and_no_queue():
     limit.waited(5.0)
     window(limit, clock, in_flight=1, wait_s=0.001)
     assert limit.limit == before
+
+
+def test_one_stall_of_the_loop_is_no_queue():
+    limit, clock = adaptive()
+    before = limit.limit
+    for _ in range(before):
+        limit.enter()
+    limit.waited(0.3)
+    clock.now += 0.3
+    limit.lagged(0.3)
+    assert limit.limit == before
+    limit.waited(0.001)  # one of those that came meanwhile
+    clock.now += 0.01
+    limit.lagged(0.0)
+    assert limit.limit >= before
 
 
 def test_more_calls_are_let_in_only_when_the_limit_was_reached_and_the_wait_is_short():
@@ -123,5 +139,6 @@ def test_a_slow_event_loop_lets_in_fewer_reads_and_less_ingest():
         limit._clock = clock  # type: ignore[attr-defined]
         limit.enter()
     clock.now += 1e9
-    limits.loop_lagged(0.5)
+    for _ in range(2):
+        limits.loop_lagged(0.5)
     assert limits.reads.limit < 32 and limits.ingests.limit < 32
