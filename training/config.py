@@ -95,7 +95,7 @@ class TrainingConfig(_Section):
     learning_rate: float = Field(default=5e-3, gt=0)
     final_learning_rate: float = Field(default=2e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    residual_rate: float = Field(default=1.0, gt=0)
+    residual_rate: float = Field(default=10.0, gt=0)
     temperature: float = Field(default=0.07, ge=0.03, le=1.0)
     dropout: float = Field(default=0.3, ge=0, lt=1)
     residual_dropout: float = Field(default=0.1, ge=0, lt=1)
