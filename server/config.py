@@ -66,7 +66,7 @@ class Security(Section):
 class Overload(Section):
     """When calls are refused so that the others are answered in time."""
 
-    queue_ms: Annotated[float, Field(ge=1, le=10_000)] = 15.0
+    queue_ms: Annotated[float, Field(ge=1, le=10_000)] = 5.0
     """The delay that calls may have before they are worked on. Above it fewer calls are let in, below it more."""
     max_reads: Positive = 256
     """Calls of the role read in flight at most, however short the delay is."""

@@ -158,7 +158,9 @@ def _import_parser(parser: argparse.ArgumentParser) -> None:
 def _fit_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="what import wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write; a bundle is replaced")
-    parser.add_argument("--config", type=Path, help="YAML file, or the name of one in training/configs (demo)")
+    parser.add_argument(
+        "--config", type=Path, help="YAML file, or the name of one in training/configs: quick, amazon-beauty, demo"
+    )
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="training.epochs=10")
     parser.add_argument("--text-encoder", metavar="DIR|minilm|none|auto", help="instead of text.encoder")
     parser.add_argument("--seed", type=int, help="instead of training.seed")

@@ -157,6 +157,8 @@ def load_config(
         cure = "training/configs/default.yaml lists every setting"
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{where}: there is no such setting; {cure}") from error
+        if first["type"] == "value_error":  # ours, of a whole section: it says what is wrong by itself
+            raise ConfigError(f"{where}: {first['ctx']['error']}; {cure}") from error
         raise ConfigError(f"{where}: {first['msg']} (got {first['input']!r}); {cure}") from error
 
 
@@ -168,7 +170,9 @@ def find_config(path: Path) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"{path}: no such config; give a YAML file like training/configs/default.yaml")
+        raise ConfigError(
+            f"{path}: no such config; give a YAML file, or a name: {', '.join(sorted(each.stem for each in CONFIGS.glob('*.yaml')))}"
+        )
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or what looks like a date and is none

@@ -1,10 +1,11 @@
-"""How long until the towers are as good on validation as RecTools' SASRec, on the same cores: Amazon Beauty, full softmax.
+"""How long until the towers are as good on validation as RecTools' SASRec, on the same cores: Amazon Beauty.
 
 In an environment of its own, since RecTools needs older packages:
   python3.11 -m venv rectools && rectools/bin/pip install "rectools[torch]" "pyarrow<20"
-  rectools/bin/python docs/decisions/training_speed.py theirs --data data/beauty --json theirs.json
+  rectools/bin/python docs/decisions/training_speed.py theirs --data data/beauty --minutes 19 \
+      --model '{"loss": "sampled_softmax", "n_negatives": 256}' --json theirs.json
 and beside it, in turn, not at once:
-  python docs/decisions/training_speed.py ours --data data/beauty --json ours.json
+  python docs/decisions/training_speed.py ours --data data/beauty --epochs 8 --json ours.json
 
 Both train on all but each user's last two items, on two threads, and are asked for the second last among all items that the
 user has not seen, after every epoch. Seconds are those of training alone: neither pays for validation.

@@ -8,7 +8,7 @@ _WINDOW_SECONDS = 0.05  # between two changes of a limit: several batches, and a
 _BEATS = (
     2  # times at least that the loop's lag is looked at in a window: one stall alone, however long, is over when it is told
 )
-_LEAST = 16  # calls: what comes at once by chance is not refused at any load that can be borne
+_LEAST = 24  # calls: what comes at once by chance is not refused at any load that can be borne
 _FIRST = 32
 _DOWN = 0.85
 _UP = 1.1
