@@ -170,9 +170,8 @@ def find_config(path: Path) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(
-            f"{path}: no such config; give a YAML file, or a name: {', '.join(sorted(each.stem for each in CONFIGS.glob('*.yaml')))}"
-        )
+        names = ", ".join(sorted(each.stem for each in CONFIGS.glob("*.yaml")))
+        raise ConfigError(f"{path}: no such config; give a YAML file, or a name: {names}")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or what looks like a date and is none
