@@ -5,9 +5,7 @@ import time
 from collections.abc import Callable
 
 _WINDOW_SECONDS = 0.05  # between two changes of a limit: several batches, and a few wake-ups of the loop
-_BEATS = (
-    2  # times at least that the loop's lag is looked at in a window: one stall alone, however long, is over when it is told
-)
+_BEATS = 2  # looks at the loop's lag in a window, at least: one stall, however long, is over when it is told
 _LEAST = 24  # calls: what comes at once by chance is not refused at any load that can be borne
 _FIRST = 32
 _DOWN = 0.85
