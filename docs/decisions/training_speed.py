@@ -27,10 +27,10 @@ def ours(data: Path, epochs: int) -> list[dict[str, float]]:
     """One entry an epoch of `python -m training fit` with quick.yaml: cumulated seconds without validation, N@10, R@10."""
     import torch
 
-    from training.commands import Progress
     from training.config import load_config
     from training.fitting import trainer
     from training.fitting.fit import fit
+    from training.progress import Progress
 
     torch.set_num_threads(THREADS)
     entries: list[dict[str, float]] = []

@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,6 @@ def killed(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(line, stderr=subprocess.PIPE, text=True, timeout=240, check=False)
     assert done.returncode == -signal.SIGKILL and "epoch   1" in done.stderr
     assert (folder / "state.pt").is_file() and not out.exists()
-    time.sleep(1)  # TensorBoard reads files in the order of their names, which begin with the second they were made in
     return folder
 
 

@@ -21,6 +21,7 @@ from training.data.windows import Batch
 from training.errors import ConfigError
 from training.fitting.distributed import choose_device
 from training.fitting.optimiser import Optimiser
+from training.fitting.reporting import Board
 from training.fitting.step import is_sampled
 from training.fitting.trainer import train
 from training.fitting.validation import default_users, validate
@@ -154,6 +155,20 @@ def read_curves(folder: Path) -> dict[str, list[float]]:
     events = EventAccumulator(str(folder))
     events.Reload()
     return {name: [point.value for point in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_a_run_that_goes_on_at_once_is_read_after_the_one_before_it(tmp_path: Path) -> None:
+    def write(steps: int, loss: float) -> None:
+        board = Board(tmp_path, steps=steps)
+        board.epoch(steps, {"loss": loss}, gate=0.5)
+        board.close()
+
+    write(1, 3.0)
+    [before] = tmp_path.iterdir()
+    second = before.name.split(".")[3]
+    before.rename(tmp_path / f"events.out.tfevents.{second}.~.9.0")  # of a host whose name comes last
+    write(2, 2.0)
+    assert read_curves(tmp_path)["epoch/loss"] == [3.0, 2.0]
 
 
 def test_validation_asks_a_seeded_sample_of_many_users(planted: Path) -> None:

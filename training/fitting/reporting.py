@@ -33,6 +33,7 @@ class Board:
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
+            _wait_for_a_later_name(folder)
             self._writer = SummaryWriter(str(folder), purge_step=steps)
 
     def step(self, number: int, loss: Any, count: int, positions: int, rate: float) -> None:
@@ -66,6 +67,17 @@ class Board:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """At most a second. TensorBoard reads files in the order of their names: events.out.tfevents.SECOND.HOST.PROCESS.NUMBER.
+
+    A run that goes on within the second in which the one before made its file would else be read first, by chance of the
+    process ids, and hidden as if it were the older one.
+    """
+    now = time.time()
+    if any(folder.glob(f"events.out.tfevents.{int(now)}.*")):
+        time.sleep(int(now) + 1 - now)
 
 
 def say_epoch(progress: Progress, record: dict[str, float], *, best: bool) -> None:
