@@ -15,10 +15,11 @@ _UP = 1.1
 class AdaptiveLimit:
     """A limit on calls in flight that follows the delay before they are worked on.
 
-    Additive increase, multiplicative decrease (AIMD), as TCP does: while the shortest delay within a window is above the target
-    there is a standing queue (CoDel's test, RFC 8289), and fewer calls are let in (one stall of the loop is none); while it is below and the limit was reached,
-    more are. A call waits for the event loop first and for a queue behind it then, so the delay is the sum of both. `maximum`
-    bounds the limit from above. The loop's thread enters, leaves and tells the loop's lag; `waited` may be told by any.
+    Additive increase, multiplicative decrease (AIMD), as TCP does: while the shortest delay within a window is above the
+    target there is a standing queue (CoDel's test, RFC 8289), and fewer calls are let in (one stall of the loop is none);
+    while it is below and the limit was reached, more are. A call waits for the event loop first and for a queue behind it
+    then, so the delay is the sum of both. `maximum` bounds the limit from above. The loop's thread enters, leaves and tells
+    the loop's lag; `waited` may be told by any.
     """
 
     def __init__(self, maximum: int, target_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
