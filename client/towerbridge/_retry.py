@@ -15,7 +15,7 @@ from typing import Protocol
 
 import grpc
 
-from towerbridge._errors import DeadlineExceeded, TowerbridgeError, from_rpc_error
+from towerbridge._errors import DeadlineExceeded, TowerbridgeError, Unavailable, from_rpc_error
 
 # As retryThrottling of the service config: a retry needs more than half of the tokens.
 _MAX_TOKENS = 10.0
@@ -109,6 +109,8 @@ class StreamAttempts:
     def pause_s(self, error: grpc.RpcError) -> float:
         """Seconds to wait before the next call, after one failed; raises its TowerbridgeError if there is none."""
         failure = from_rpc_error(error)
+        if failure.code is grpc.StatusCode.INTERNAL and failure.message == _STATUS_LOST:
+            failure = Unavailable(grpc.StatusCode.UNAVAILABLE, "the stream ended while an event was being sent")
         pause_s = self._pause_s(failure)
         if pause_s is None or not self._again or time.monotonic() + pause_s > self._give_up_at():
             raise failure from error
@@ -127,8 +129,7 @@ class StreamAttempts:
     def _pause_s(self, failure: TowerbridgeError) -> float | None:
         if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return failure.retry_after_s
-        lost = failure.code is grpc.StatusCode.INTERNAL and failure.message == _STATUS_LOST
-        if failure.code is not grpc.StatusCode.UNAVAILABLE and not lost:
+        if failure.code is not grpc.StatusCode.UNAVAILABLE:
             return None
         backoff_s = self._backoff_s
         self._backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)

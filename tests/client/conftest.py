@@ -78,6 +78,8 @@ class ScriptInterceptor(grpc.ServerInterceptor):
                 failure = self._script.failures.popleft()
                 if failure.pushback_ms is not None:
                     context.set_trailing_metadata((("grpc-retry-pushback-ms", failure.pushback_ms),))
+                if handler.stream_stream is not None:
+                    next(request, None)  # grpc.aio's client can lose the status of a call that ends while it writes
                 context.abort(failure.code, failure.details)
             inner = handler.unary_unary or handler.unary_stream or handler.stream_stream
             return inner(request, context)
