@@ -7,7 +7,7 @@ from collections.abc import Callable
 _WINDOW_SECONDS = 0.05  # between two changes of a limit: several batches, and a few wake-ups of the loop
 _BEATS = 2  # looks at the loop's lag in a window, at least: one stall, however long, is over when it is told
 _LEAST = 24  # calls: what comes at once by chance is not refused at any load that can be borne
-_FIRST = 32
+_RESTING = 64  # calls: what a stall of an eighth of a second gathers at 500 calls a second is no overload
 _DOWN = 0.85
 _UP = 1.1
 
@@ -16,19 +16,19 @@ class AdaptiveLimit:
     """A limit on calls in flight that follows the delay before they are worked on.
 
     Additive increase, multiplicative decrease (AIMD), as TCP does: while the shortest delay within a window is above the
-    target there is a standing queue (CoDel's test, RFC 8289), and fewer calls are let in (one stall of the loop is none);
-    while it is below and the limit was reached, more are. A call waits for the event loop first and for a queue behind it
-    then, so the delay is the sum of both. `maximum` bounds the limit from above. The loop's thread enters, leaves and tells
-    the loop's lag; `waited` may be told by any.
+    target there is a standing queue (CoDel's test, RFC 8289), and fewer calls are let in (one stall of the loop is none, nor
+    are few calls that are slow for another reason); while it is below, more are: up to `maximum` where the limit was reached,
+    else as many as a stall gathers. A call waits for the event loop first and for a queue behind it then, so the delay is the
+    sum of both. The loop's thread enters, leaves and tells the loop's lag; `waited` may be told by any.
     """
 
     def __init__(self, maximum: int, target_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """target_s: the delay that calls may have before they are worked on, in seconds."""
+        """maximum: of the limit. target_s: the delay that calls may have before they are worked on, in seconds."""
         self._maximum = max(maximum, 1)
         self._least = min(_LEAST, self._maximum)
         self._target_s = target_s
         self._clock = clock
-        self._limit = float(min(_FIRST, self._maximum))
+        self._limit = float(min(_RESTING, self._maximum))
         self._window_ends = clock() + _WINDOW_SECONDS
         # Within the window, in seconds; infinite: nothing was told.
         self._shortest_wait = math.inf
@@ -76,10 +76,12 @@ class AdaptiveLimit:
         self._beats = 0
         peak, self._peak = self._peak, self.in_flight
         delay = lag + (wait if wait < math.inf else 0.0)
+        most = self._maximum if peak >= int(self._limit) else min(_RESTING, self._maximum)
         if delay > self._target_s:
-            self._limit = max(float(self._least), min(self._limit, float(peak)) * _DOWN)
-        elif peak >= int(self._limit):
-            self._limit = min(float(self._maximum), max(self._limit + 1, self._limit * _UP))
+            if peak > self._least:
+                self._limit = max(float(self._least), min(self._limit, float(peak)) * _DOWN)
+        elif self._limit < most:
+            self._limit = min(float(most), max(self._limit + 1, self._limit * _UP))
 
 
 class FixedLimit:
