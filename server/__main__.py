@@ -26,6 +26,7 @@ example:
 
 def main() -> int:
     arguments = _parser().parse_args()
+    os.umask(0o077)  # what it writes is about people: nobody else's account may read it
     from server.config_sources import load_config
 
     stopping = threading.Event()

@@ -162,7 +162,7 @@ class Engine(Section):
     """The one thread that computes vectors and searches."""
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
-    threads: Positive = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Threads of one computation on the CPU."""
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 64
     """Requests computed together at most."""
@@ -257,6 +257,13 @@ class Config(BaseSettings):
             raise ValueError(f"tenants: {TENANT} is the tenant of bundle; give one of the two")
         if self.tenants and self.security.keys_file is None and len(self.served) > 1:
             raise ValueError("security.keys_file: is needed with several tenants: a call's key says whose it is")
+        return self
+
+    @model_validator(mode="after")
+    def _bundles_stay_as_they_are(self) -> Self:
+        for bundle in self.served.values():
+            if self.data.resolve().is_relative_to(bundle.resolve()):
+                raise ValueError(f"data: {self.data} lies inside the bundle {bundle}, which is never written to; take another")
         return self
 
     @model_validator(mode="after")

@@ -95,9 +95,21 @@ class _Values(PydanticBaseSettingsSource):
         return self._values
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Of two sections with one name YAML would keep the last, and drop the keys or the TLS of the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # Before what `<<` brings in, which the section's own keys may replace.
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"{name} is there twice{node.start_mark}")
+        return super().construct_mapping(node, deep=deep)
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_EachKeyOnce) or {}
     except OSError as error:
         raise StartupError(f"configuration: cannot read {file}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -29,6 +29,8 @@ def merge(paths: Sequence[Path]) -> dict[str, Any]:
     the largest of any host.
     """
     found = [_read(path) for path in paths]
+    if len({json.dumps(one, sort_keys=True) for one in found}) < len(found):
+        raise InputError("one result is there twice; its calls would count twice")
     if len({(one["settings"]["limit"], one["settings"]["p99_ms"]) for one in found}) > 1:
         raise InputError("the results differ in --limit or --p99-ms; merge runs of the same load")
     result = added(found)

@@ -1,6 +1,7 @@
 """python -m server.journal: import into, check, back up, restore and export a journal."""
 
 import argparse
+import os
 import sys
 
 import apsw
@@ -23,6 +24,7 @@ _VERBS = (add_import, add_verify, add_backup, add_restore, add_export, add_scree
 
 def main() -> int:
     arguments = _parser().parse_args()
+    os.umask(0o077)  # as the server: what it writes is about people
     try:
         return int(arguments.run(arguments))
     except StartupError as error:

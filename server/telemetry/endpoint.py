@@ -135,6 +135,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = 10.0  # seconds for a client to send its request
 
+    def do_HEAD(self) -> None:  # some load balancers probe with it
+        self.do_GET()
+
     def do_GET(self) -> None:
         match self.path.partition("?")[0]:
             case "/metrics":
@@ -165,7 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         _log.debug(format, *args)

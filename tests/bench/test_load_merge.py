@@ -31,6 +31,12 @@ def merged(files: list[Path], folder: Path) -> tuple[int, Path]:
     return main(["merge", *map(str, files), "--json", str(out), "--html", str(folder / "all.html")]), out
 
 
+def test_a_result_is_not_added_to_itself(hosts: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    status, out = merged([hosts[0], hosts[1], hosts[0]], tmp_path)
+    assert status == 2 and not out.exists()
+    assert "one result is there twice" in capsys.readouterr().err
+
+
 def test_calls_rates_and_codes_are_added_and_percentiles_come_from_all_latencies(hosts: list[Path], tmp_path: Path):
     status, out = merged(hosts, tmp_path)
     assert status == 0

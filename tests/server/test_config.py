@@ -73,6 +73,9 @@ def test_later_sources_win_key_by_key(tmp_path: Path, monkeypatch: pytest.Monkey
         ("users: {max_history_events: 2000}", "configuration: journal.max_events_per_person must be at least "),
         ("- a list", "must hold sections and keys"),
         ("listen: {", "is not YAML"),
+        ("listen: {port: 1}\nsecurity: {}\nlisten: {port: 2}", "listen is there twice"),
+        ("listen: {port: 1, port: 2}", "port is there twice"),
+        ("engine: {threads: 100000}", "engine.threads: "),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line_that_names_the_key(tmp_path: Path, text: str, says: str):
@@ -100,6 +103,12 @@ def test_a_file_that_is_not_there_and_a_key_that_is_missing_are_named(tmp_path: 
         load_config(tmp_path / "absent.yaml", REQUIRED)
     with pytest.raises(StartupError, match="configuration: data: is needed"):
         load_config(None, {"bundle": Path("b")})
+
+
+def test_a_data_directory_inside_a_bundle_is_refused(tmp_path: Path):
+    for data in (tmp_path, tmp_path / "state"):
+        with pytest.raises(StartupError, match="lies inside the bundle"):
+            load_config(None, {"bundle": tmp_path, "data": data})
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path):

@@ -236,6 +236,16 @@ def test_the_verbs_export_screen_and_import_what_was_exported(serve: Serve, out:
     assert "2 decisions recorded" in said.stdout
 
 
+def test_what_the_command_line_writes_is_for_its_own_account_alone(tmp_path: Path):
+    data = tmp_path / "data"
+    run("import", str(events_file(tmp_path / "e.parquet", "ann")), "--data", str(data), "--consent", "training",
+        "--consent-source", "terms")  # fmt: skip
+    assert run("backup", "--data", str(data)).returncode == 0
+    written = list(data.rglob("*"))
+    assert any(path.suffix == ".sqlite" and path.parent.name == "backups" for path in written)
+    assert [path for path in (data, *written) if path.stat().st_mode & 0o077] == []
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "server.journal", *arguments], capture_output=True, text=True, check=False)
 

@@ -3,6 +3,7 @@
 import socket
 import threading
 import urllib.error
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -84,6 +85,16 @@ def test_it_is_alive_while_it_runs_and_ready_when_the_server_is():
         reason[0] = "draining"
         assert refused(f"{url}/readyz") == (503, "draining\n")
         assert get(f"{url}/livez")[0] == "alive\n"
+
+
+def test_a_probe_by_head_hears_the_same_status_without_a_body():
+    reason: list[str | None] = [None]
+    with serving(ready=lambda: reason[0]) as url:
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/readyz", method="HEAD"), timeout=10) as answer:
+            assert (answer.status, answer.headers["Content-Length"], answer.read()) == (200, "6", b"")
+        reason[0] = "draining"
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(urllib.request.Request(f"{url}/readyz", method="HEAD"), timeout=10)
 
 
 def test_whoever_says_nothing_of_readiness_is_ready():
