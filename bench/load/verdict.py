@@ -86,7 +86,11 @@ def _mixed(found: Mapping[str, Any]) -> str:
 
 
 def _recall(found: Mapping[str, Any]) -> str:
-    return "" if found["recall_at_k"] is None else f" and recall@{found['k']} {found['recall_at_k']:.3f}"
+    if found["recall_at_k"] is not None:
+        return f" and recall@{found['k']} {found['recall_at_k']:.3f}"
+    if found.get("settings", {}).get("recall_queries"):  # fast, since nothing was searched
+        return " (NO RECALL: no answer came from a person's vector; are the people of --ids known, and did they agree?)"
+    return ""
 
 
 def _reasons(found: Mapping[str, Any]) -> str:

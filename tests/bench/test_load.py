@@ -64,6 +64,13 @@ def test_recall_and_freshness_come_from_the_same_run(measured: tuple[dict[str, A
     assert result["freshness"]["samples"] > 0 and result["freshness_lag_ms"]["p50"] > 0
 
 
+def test_the_verdict_says_so_if_nobody_got_an_answer_of_their_own(target: str, tmp_path: Path):
+    strangers = tmp_path / "strangers.json"
+    strangers.write_text(json.dumps({"user_ids": ["nobody"], "item_ids": ["x"], "event_types": ["view"]}), encoding="utf-8")
+    _, result = load(target, strangers, tmp_path, "--rate", "20")
+    assert result["recall_at_k"] is None and "NO RECALL: no answer came from a person's vector" in result["verdict"]
+
+
 def test_the_report_is_one_page_that_refers_to_nothing_outside(measured: tuple[dict[str, Any], str]):
     result, html = measured
     assert html.startswith("<!doctype html>") and html.count("<html") == 1 and html.rstrip().endswith("</html>")
