@@ -10,6 +10,7 @@ from towerbridge.v1 import audience_pb2, event_pb2, item_pb2, recommendation_pb2
 from server.api.calls import Calls, Served
 from server.api.edge import Edge
 from server.config import Config
+from server.errors import StartupError
 from server.garbage import freeze
 from server.releases.warm_up import check_device
 from server.security.exposure import check_exposure
@@ -45,6 +46,7 @@ class App:
         self._config = config
         check_device(config.engine.device)
         check_exposure(config.listen, config.security)
+        _check_apart(config)
         torch.set_num_threads(config.engine.threads)
         self.tenants: dict[str, Tenant] = {}
         self._figures = CallFigures()
@@ -136,3 +138,10 @@ class App:
     def _not_serving(self) -> None:
         self._not_ready = "a part of the server has died; the log says which: restart it"
         self._edge.not_serving()
+
+
+def _check_apart(config: Config) -> None:
+    """Raises StartupError if the server would write into a bundle, which could not be loaded again then."""
+    for bundle in config.served.values():
+        if config.data.resolve().is_relative_to(bundle.resolve()):
+            raise StartupError(f"the data directory {config.data} lies inside the bundle {bundle}; give another --data")

@@ -260,13 +260,6 @@ class Config(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _bundles_stay_as_they_are(self) -> Self:
-        for bundle in self.served.values():
-            if self.data.resolve().is_relative_to(bundle.resolve()):
-                raise ValueError(f"data: {self.data} lies inside the bundle {bundle}, which is never written to; take another")
-        return self
-
-    @model_validator(mode="after")
     def _histories_are_held(self) -> Self:
         if self.journal.max_events_per_person < self.users.max_history_events:
             raise ValueError("journal.max_events_per_person must be at least users.max_history_events")

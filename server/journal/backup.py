@@ -54,7 +54,9 @@ def back_up(directory: Path, out: Path | None = None, *, keep: int | None = None
             counts = _check(partial)
             partial.rename(path)
         except (OSError, apsw.Error) as error:
-            raise StartupError(f"cannot write {path}: {error}; check the directory, its permissions and its space") from None
+            # SQLite's own text for it can be of another connection, which knows of no error.
+            reason = "the disk is full" if isinstance(error, apsw.FullError) else error
+            raise StartupError(f"cannot write {path}: {reason}; check the directory, its permissions and its space") from None
         finally:
             partial.unlink(missing_ok=True)
         sync_directory(path.parent)

@@ -170,7 +170,9 @@ class JournalWriter:
                 raise
             if len(group) == 1:
                 if not isinstance(error, ServiceError):  # which is the caller's to know
-                    _log.error("a write failed; nothing of it was kept", exc_info=True)
+                    # Of a full disk no traceback: it says nothing more, and would go to a disk that may be the same.
+                    is_full = isinstance(error, apsw.FullError)
+                    _log.error("a write failed; nothing of it was kept: %s", _for_caller(error), exc_info=not is_full)
                 group[0].future.set_exception(_for_caller(error))
                 return
             # One bad write must not fail its neighbours: each gets a transaction of its own.

@@ -105,12 +105,6 @@ def test_a_file_that_is_not_there_and_a_key_that_is_missing_are_named(tmp_path: 
         load_config(None, {"bundle": Path("b")})
 
 
-def test_a_data_directory_inside_a_bundle_is_refused(tmp_path: Path):
-    for data in (tmp_path, tmp_path / "state"):
-        with pytest.raises(StartupError, match="lies inside the bundle"):
-            load_config(None, {"bundle": tmp_path, "data": data})
-
-
 def test_an_empty_file_changes_nothing(tmp_path: Path):
     empty = load_config(written(tmp_path / "c.yaml", "# nothing\n"), REQUIRED)
     assert empty.model_dump() == load_config(None, REQUIRED).model_dump()
@@ -181,10 +175,11 @@ def run_server(*arguments: object, **environment: str) -> subprocess.CompletedPr
     ("arguments", "says"),
     [
         (["--bundle", "{tmp}/absent", "--data", "{tmp}/data"], "{tmp}/absent"),
+        (["--bundle", "{tmp}", "--data", "{tmp}/state"], "lies inside the bundle"),
         (["--bundle", "{tmp}/absent"], "configuration: data: is needed"),
         (["--bundle", "b", "--data", "d", "--config", "{tmp}/unknown.yaml"], "configuration: listen.prot: "),
     ],
-    ids=["a missing bundle", "no data directory", "an unknown key"],
+    ids=["a missing bundle", "data in the bundle", "no data directory", "an unknown key"],
 )
 def test_a_server_that_cannot_start_exits_2_with_one_line(tmp_path: Path, arguments: list[str], says: str):
     written(tmp_path / "unknown.yaml", "listen: {prot: 1}\n")

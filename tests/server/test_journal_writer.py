@@ -321,3 +321,5 @@ def test_a_disk_that_fails_is_reported_as_unavailable_with_what_to_do(
     with pytest.raises(Unavailable, match=says):
         writer.submit(Failing("bad", [], error=error)).result(PATIENCE_S)
     assert writer.submit(Note("after", [])).result(PATIENCE_S) == 1
+    [said] = [record for record in caplog.records if "a write failed" in record.message]
+    assert says in said.message and not said.exc_info  # a traceback for every write would fill what is full already
