@@ -109,7 +109,7 @@ def test_it_falls_from_what_was_in_flight_and_not_from_what_would_have_been_allo
 
 def test_delays_of_few_calls_are_not_of_their_number_and_leave_room_for_what_a_stall_gathers():
     limit, clock = adaptive()
-    for _ in range(20):  # another process takes the processor: 250 calls a second and a promotion, as bench.load measured it
+    for _ in range(20):  # another process takes the processor, as at 250 calls a second beside a promotion
         window(limit, clock, in_flight=6, wait_s=0.05)
     for _ in range(60):
         assert not limit.is_full
