@@ -29,7 +29,9 @@ Attribute = str | float | bool | datetime | list[str] | None
 
 
 def timestamp(name: str, moment: datetime) -> Timestamp:
-    """`moment` to the microsecond; ValueError if it has no time zone."""
+    """`moment` to the microsecond; TypeError if it is no datetime, ValueError if it has no time zone."""
+    if not isinstance(moment, datetime):
+        raise TypeError(f"{name} must be a datetime, not {moment!r}; write datetime.fromtimestamp(SECONDS, UTC)")
     if moment.tzinfo is None or moment.utcoffset() is None:
         raise ValueError(f"{name} has no time zone: {moment!r}. Use datetime.now(UTC), or moment.astimezone() for a local time")
     result = Timestamp()

@@ -114,6 +114,12 @@ def test_an_event_time_without_a_time_zone_is_refused() -> None:
         towerbridge.event("view", "1", user_id="ann", occurred_at=datetime(2026, 3, 1))
 
 
+@pytest.mark.parametrize("moment", [1772362800.0, "2026-03-01T11:00:00Z"])
+def test_an_event_time_that_is_no_datetime_is_refused_by_name(moment: Any) -> None:
+    with pytest.raises(TypeError, match="occurred_at must be a datetime"):
+        towerbridge.event("view", "1", user_id="ann", occurred_at=moment)
+
+
 def test_an_event_time_is_a_moment_in_any_time_zone() -> None:
     tokyo = NOON.astimezone(timezone(timedelta(hours=9)))
     event = towerbridge.event("view", "1", user_id="ann", occurred_at=tokyo)
