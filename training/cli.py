@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'disk'}: {error.strerror or error}; look at the path, permissions and free space")
     except KeyboardInterrupt:
-        _fail("interrupted; nothing was written")
+        _fail("interrupted; there is no result. A fit that kept a checkpoint goes on from it with the same command")
         return 130
     except Exception as error:
         if not _is_bundle_error(error):

@@ -321,3 +321,20 @@ def test_events_of_a_servers_journal_keep_their_watermark(tmp_path: Path):
     pq.write_table(table.replace_schema_metadata({"towerbridge.journal": "77"}), tmp_path / "bad.parquet")
     with pytest.raises(DatasetError, match="not epoch:position"):
         import_tables(tmp_path / "data", "parquet", [tmp_path / "bad.parquet"], None, [])
+
+
+def test_files_of_a_data_sets_names_that_are_none_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "events.parquet"
+    table = pa.table({"user_id": ["ann"], "item_id": ["tea"], "timestamp": [1767225600], "revenue": [3.5]})
+    pq.write_table(table, source)
+    before = source.read_bytes()
+    assert run(tmp_path, "parquet", "--events", source) == 2
+    assert "its events.parquet is not of a data set" in capsys.readouterr().err
+    assert source.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["events.parquet"]
+    for _ in range(2):  # a data set may be
+        assert run(tmp_path / "data", "parquet", "--events", source) == 0
+
+
+def test_words_for_the_time_of_the_import_are_no_times(tmp_path: Path) -> None:
+    rows = "user,item,timestamp\nann,tea,1767225600\nann,cup,now\nann,pot,today\nann,tin,2026-01-02T00:00:00\n"
+    assert [row["item_id"] for row in events_of(csv_import(tmp_path, rows))] == ["tea", "tin"]

@@ -105,13 +105,17 @@ def read_dataset(path: Path) -> Dataset:
     return Dataset(path, events, items, info)
 
 
+PARTS = ("rejects.jsonl", "items.parquet", "events.parquet")
+"""The files of a data set beside dataset.json."""
+
+
 def publish_dataset(path: Path, drafts: Path, info: dict[str, Any]) -> None:
     """Moves the three finished files from `drafts`, a directory of the same disk, to `path`.
 
     dataset.json is removed first and written last, so that a torn import is not taken for a whole one.
     """
     (path / "dataset.json").unlink(missing_ok=True)
-    for name in ("rejects.jsonl", "items.parquet", "events.parquet"):
+    for name in PARTS:
         (drafts / name).replace(path / name)
     text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
     (path / "dataset.json").write_text(text, encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.data.dataset import EVENT_SCHEMA, publish_dataset
+from training.data.dataset import EVENT_SCHEMA, PARTS, publish_dataset
 from training.errors import DatasetError
 from training.importers.items import items_of_events
 from training.importers.rejects import Rejects
@@ -79,10 +79,14 @@ class Draft:
 def drafting(out: Path, sort_mib: int = DEFAULT_SORT_MIB) -> Iterator[Draft]:
     """A draft of the data set at `out`. What it needs on disk lies in `out` and is removed, however this ends.
 
-    A data set that stands there stays whole until `Draft.finish` replaces it.
+    A data set that stands there stays whole until `Draft.finish` replaces it. Raises DatasetError if files of its names stand
+    there that are no data set: they may be the source.
     """
     if not is_text(out):
         raise DatasetError(f"{str(out)!a}: the name is not UTF-8; choose another")
+    foreign = [name for name in PARTS if (out / name).exists()] if not (out / "dataset.json").exists() else []
+    if foreign:
+        raise DatasetError(f"{out}: its {foreign[0]} is not of a data set and would be replaced; give another --out")
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     try:
