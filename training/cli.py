@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from training.errors import TrainingError
+from training.errors import Interrupted, TrainingError
 from training.evaluation import arguments
 from training.refresh.arguments import EPILOG as REFRESH
 from training.refresh.arguments import add_options
@@ -44,8 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"{error.filename or 'disk'}: {error.strerror or error}; look at the path, permissions and free space")
-    except KeyboardInterrupt:
-        _fail("interrupted; there is no result. A fit that kept a checkpoint goes on from it with the same command")
+    except KeyboardInterrupt as error:  # which libraries raise with texts of their own
+        _fail(f"interrupted; {error if isinstance(error, Interrupted) else 'nothing was written'}")
         return 130
     except Exception as error:
         if not _is_bundle_error(error):

@@ -6,6 +6,8 @@ TrainingError             one line for the user: what is wrong and what to do; t
 ├── ConfigError           an unknown or impossible setting
 ├── TextEncoderError      no text encoder where one is asked for
 └── RefreshError          a step of a refresh that failed, or a new bundle that is not good enough
+
+Interrupted               Ctrl-C, where work is kept; exit 130
 """
 
 
@@ -31,3 +33,7 @@ class TextEncoderError(TrainingError):
 
 class RefreshError(TrainingError):
     """A step of a refresh failed, or the new bundle is worse than allowed."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """By Ctrl-C, with work that is kept; the text says how it goes on."""

@@ -264,6 +264,19 @@ def test_the_verbs_say_what_they_did_and_leave_with_status_2_if_they_could_not(t
     assert "restore a backup: python -m server.journal restore" in remedy
 
 
+def test_a_backup_onto_a_full_disk_says_so_and_leaves_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch):
+    produce(directory, Producer(Random(0)))
+
+    def fill(source: Path, target: Path) -> None:
+        target.write_bytes(b"a part")
+        raise apsw.FullError("not an error")  # the very text that SQLite has for it on a full tmpfs
+
+    monkeypatch.setattr("server.journal.backup.copy", fill)
+    with pytest.raises(StartupError, match=r"out\.sqlite: the disk is full; check"):
+        back_up(directory, directory / "out.sqlite")
+    assert not list(directory.glob("out*"))
+
+
 def test_verify_tells_a_missing_file_and_a_bad_backup_from_a_damaged_journal(tmp_path: Path, directory: Path):
     produce(directory, Producer(Random(0)))
     missing, bad = tmp_path / "missing.sqlite", tmp_path / "bad.sqlite"

@@ -295,6 +295,9 @@ def test_a_terminated_process_drains_exits_0_and_keeps_every_acknowledged_event(
         process.stdout.close()
         process.wait()
     assert failed in REFUSALS, "an answer or a refusal, nothing in between"
+    written = [data, *data.rglob("*")]
+    assert {"journal.sqlite", "tombstones.sqlite"} <= {path.name for path in written}
+    assert not [path for path in written if path.stat().st_mode & 0o077], "other accounts may not read it"
     file = open_journal(data / "default")
     kept = {hashed for (hashed,) in file.connection.execute("SELECT event_hash FROM events")}
     file.close()

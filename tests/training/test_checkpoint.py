@@ -37,7 +37,7 @@ def killed(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("killed") / "bundle"
     folder = out.parent / "bundle.checkpoint"
     more = f"training.checkpoint_minutes={EVERY_STEP}"
-    line = [sys.executable, "-m", "tests.training.killed", "10", *command(planted, out, more)]
+    line = [sys.executable, "-m", "tests.training.killed", "SIGKILL", "10", *command(planted, out, more)]
     done = subprocess.run(line, stderr=subprocess.PIPE, text=True, timeout=240, check=False)
     assert done.returncode == -signal.SIGKILL and "epoch   1" in done.stderr
     assert (folder / "state.pt").is_file() and not out.exists()
@@ -59,6 +59,14 @@ def test_a_killed_run_goes_on_to_the_very_vectors_of_one_that_was_not_interrupte
     for name in vectors:
         assert (tmp_path / "bundle" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "curves", "whole"]
+
+
+def test_an_interrupted_fit_says_from_where_it_goes_on(planted: Path, tmp_path: Path) -> None:
+    settings = command(planted, tmp_path / "bundle", f"training.checkpoint_minutes={EVERY_STEP}")
+    line = [sys.executable, "-m", "tests.training.killed", "SIGINT", "3", *settings]
+    done = subprocess.run(line, stderr=subprocess.PIPE, text=True, timeout=240, check=False)
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1] == f"interrupted; the same command goes on from {tmp_path / 'bundle.checkpoint'}"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +99,14 @@ def test_a_checkpoint_of_the_same_items_in_another_order_is_refused(
             items = items.set_column(place, items.schema.field(column), pa.array(values, items.schema.field(column).type))
         pq.write_table(items.take(list(range(len(items)))[::order]), tmp_path / name / "items.parquet")
     more = f"training.checkpoint_minutes={EVERY_STEP}"
-    line = [sys.executable, "-m", "tests.training.killed", "3", *command(tmp_path / "data", tmp_path / "bundle", more)]
+    line = [
+        sys.executable,
+        "-m",
+        "tests.training.killed",
+        "SIGKILL",
+        "3",
+        *command(tmp_path / "data", tmp_path / "bundle", more),
+    ]
     assert subprocess.run(line, check=False, timeout=240).returncode == -signal.SIGKILL
     assert main([*command(tmp_path / "other", tmp_path / "bundle"), "--quiet"]) == 2
     assert "items_sha256 was" in capsys.readouterr().err

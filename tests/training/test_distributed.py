@@ -59,7 +59,7 @@ def command(data: str, out: Path) -> list[str]:
 
 def test_processes_that_were_killed_go_on_together_and_one_of_them_speaks_and_writes(planted: Path, tmp_path: Path) -> None:
     line = [*TORCHRUN, "-m", "training", *command(str(planted), tmp_path / "bundle")]
-    killed = [*TORCHRUN, "-m", "tests.training.killed", "12", *command(str(planted), tmp_path / "bundle")]
+    killed = [*TORCHRUN, "-m", "tests.training.killed", "SIGKILL", "12", *command(str(planted), tmp_path / "bundle")]
     first = subprocess.run(killed, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert first.returncode != 0 and "epoch   1" in first.stderr
     assert (tmp_path / "bundle.checkpoint" / "state.pt").is_file() and not (tmp_path / "bundle").exists()

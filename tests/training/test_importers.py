@@ -335,6 +335,21 @@ def test_files_of_a_data_sets_names_that_are_none_are_not_replaced(tmp_path: Pat
         assert run(tmp_path / "data", "parquet", "--events", source) == 0
 
 
+def test_an_import_that_was_cut_off_while_it_replaced_a_data_set_can_be_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = csv_import(tmp_path, EVENTS + "ann,tea,view,1767225600\n")
+    (data / "items.parquet").unlink()
+    (data / "items.parquet").mkdir()  # which no file can replace
+    assert run(data, "csv", "--events", tmp_path / "events.csv") == 2
+    (data / "items.parquet").rmdir()
+    pq.write_table(pa.table({"item_id": ["of the one before"]}), data / "items.parquet")
+    with pytest.raises(DatasetError, match=r"cannot be read .* again"):
+        read_dataset(data)
+    assert run(data, "csv", "--events", tmp_path / "events.csv") == 0
+    assert [row["item_id"] for row in items_of(data)] == ["tea"]
+
+
 def test_words_for_the_time_of_the_import_are_no_times(tmp_path: Path) -> None:
     rows = "user,item,timestamp\nann,tea,1767225600\nann,cup,now\nann,pot,today\nann,tin,2026-01-02T00:00:00\n"
     assert [row["item_id"] for row in events_of(csv_import(tmp_path, rows))] == ["tea", "tin"]

@@ -155,7 +155,7 @@ def test_changed_settings_and_events_are_fitted_anew_whatever_an_earlier_attempt
     assert "is not promoted: R@10" in told["failed"] and told["evaluation"]["new"]["R@10"] < 1.5
 
     settings.write_text("warm_start: {epochs: 2}\ntraining: {checkpoint_minutes: 1.0e-9}\n")
-    line = ["-m", "tests.training.killed", "2", "refresh", "--out", out, "--set", *FASTER, "--threads", "1", *given]
+    line = ["-m", "tests.training.killed", "SIGKILL", "2", "refresh", "--out", out, "--set", *FASTER, "--threads", "1", *given]
     assert subprocess.run([sys.executable, *map(str, line)], check=False, timeout=240).returncode == -signal.SIGKILL
     assert (tmp_path / "next.checkpoint").is_dir()
 

@@ -8,7 +8,7 @@ DATA/dataset.json      kind, source, times ("real" | "ordinal"), counts, rejecte
                        from a server's journal: the last position that they include
 DATA/rejects.jsonl     one line per bad row, up to a number for each reason: {"row", "reason", "values", "table"}
 
-dataset.json is written last: without it an import was not finished.
+dataset.json is written last: where it is empty an import was not finished.
 """
 
 import hashlib
@@ -112,9 +112,9 @@ PARTS = ("rejects.jsonl", "items.parquet", "events.parquet")
 def publish_dataset(path: Path, drafts: Path, info: dict[str, Any]) -> None:
     """Moves the three finished files from `drafts`, a directory of the same disk, to `path`.
 
-    dataset.json is removed first and written last, so that a torn import is not taken for a whole one.
+    dataset.json is emptied first and written last: a torn import is not taken for a whole one, and may be replaced.
     """
-    (path / "dataset.json").unlink(missing_ok=True)
+    (path / "dataset.json").write_bytes(b"")
     for name in PARTS:
         (drafts / name).replace(path / name)
     text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"

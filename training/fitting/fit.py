@@ -22,7 +22,7 @@ from training.data.dataset import Dataset, dataset_sha256, read_dataset
 from training.data.interactions import Interactions, load_interactions
 from training.data.split import Split, make_split
 from training.data.text import encode_texts, find_encoder, stage_encoder
-from training.errors import ConfigError, DatasetError
+from training.errors import ConfigError, DatasetError, Interrupted
 from training.evaluation.card import card
 from training.export.bundle import export_item_tower, export_user_tower, golden_items, golden_users
 from training.fitting.checkpoint import Checkpoint, checkpoint_folder
@@ -76,19 +76,24 @@ def fit(
         catalogue = _catalogue(given, config, staged, progress, running.ranks)
         pair, lesson = _build(given, catalogue, config)
         checkpoint = _checkpoint(out, given, catalogue, config, running)
-        history = train(
-            pair,
-            given.split.data,
-            given.split if lesson is None else lesson.split,
-            config.training if lesson is None else shortened(config),
-            history_length=config.towers.history_length,
-            progress=progress,
-            chosen=None if lesson is None else lesson.chosen,
-            anchor=None if lesson is None else lesson.anchor,
-            ranks=running.ranks,
-            checkpoint=checkpoint,
-            tensorboard=running.tensorboard,
-        )
+        try:
+            history = train(
+                pair,
+                given.split.data,
+                given.split if lesson is None else lesson.split,
+                config.training if lesson is None else shortened(config),
+                history_length=config.towers.history_length,
+                progress=progress,
+                chosen=None if lesson is None else lesson.chosen,
+                anchor=None if lesson is None else lesson.anchor,
+                ranks=running.ranks,
+                checkpoint=checkpoint,
+                tensorboard=running.tensorboard,
+            )
+        except KeyboardInterrupt:
+            if not checkpoint.folder.exists():
+                raise
+            raise Interrupted(f"the same command goes on from {checkpoint.folder}") from None
         if not running.ranks.first:
             return Fitted("", history)
         warm = {} if lesson is None else lesson.describe(pair, given.split.data, config.training.seed)

@@ -75,9 +75,8 @@ def _wait_for_a_later_name(folder: Path) -> None:
     A run that goes on within the second in which the one before made its file would else be read first, by chance of the
     process ids, and hidden as if it were the older one.
     """
-    now = time.time()
-    if any(folder.glob(f"events.out.tfevents.{int(now)}.*")):
-        time.sleep(int(now) + 1 - now)
+    while any(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
+        time.sleep(0.05)
 
 
 def say_epoch(progress: Progress, record: dict[str, float], *, best: bool) -> None:

@@ -84,9 +84,10 @@ def drafting(out: Path, sort_mib: int = DEFAULT_SORT_MIB) -> Iterator[Draft]:
     """
     if not is_text(out):
         raise DatasetError(f"{str(out)!a}: the name is not UTF-8; choose another")
-    foreign = [name for name in PARTS if (out / name).exists()] if not (out / "dataset.json").exists() else []
-    if foreign:
-        raise DatasetError(f"{out}: its {foreign[0]} is not of a data set and would be replaced; give another --out")
+    if not (out / "dataset.json").exists():
+        for name in PARTS:
+            if (out / name).exists():
+                raise DatasetError(f"{out}: its {name} is not of a data set and would be replaced; give another --out")
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     try:

@@ -55,8 +55,9 @@ def parse_times(column: pa.ChunkedArray | pa.Array, unit: UnixUnit) -> tuple[npt
     micros = np.full(len(array), np.nan) if numbers is None else unit.to_microseconds(numbers)
     if not _is_number(kind):
         text = as_strings(array).to_pandas()
-        # pandas reads "now" and "today" as the time of the import.
-        words = np.isnan(micros) & text.str.match(r"\s*[+-]?\d").fillna(False).to_numpy(dtype=bool)
+        words = np.isnan(micros) & text.notna().to_numpy()
+        # Of those that begin with a digit: pandas reads "now" and "today" as the time of the import.
+        words[words] = text[words].str.match(r"\s*[+-]?\d").to_numpy(dtype=bool)
         if words.any():
             stamps = pd.to_datetime(text[words], utc=True, errors="coerce", format="ISO8601")
             parsed = stamps.dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
