@@ -105,6 +105,12 @@ def test_a_file_that_is_not_there_and_a_key_that_is_missing_are_named(tmp_path: 
         load_config(None, {"bundle": Path("b")})
 
 
+def test_a_key_of_ones_own_replaces_one_that_is_merged_in(tmp_path: Path):
+    text = "listen: {<<: {port: 1, drain_seconds: 7}, port: 2}"
+    listen = load_config(written(tmp_path / "c.yaml", text), REQUIRED).listen
+    assert (listen.port, listen.drain_seconds) == (2, 7)
+
+
 def test_an_empty_file_changes_nothing(tmp_path: Path):
     empty = load_config(written(tmp_path / "c.yaml", "# nothing\n"), REQUIRED)
     assert empty.model_dump() == load_config(None, REQUIRED).model_dump()
