@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from index.exact import ExactSearch
+from index.filters.filter import Filter, MatchAny
 from index.gpu.flat import FaissFlatSearch, padding
 from index.gpu.knn import Knn, KnnOnGpu, knn_on_cpu
 from index.gpu.memory import Needs, faiss_temporary_bytes, free_bytes, plan_memory
@@ -24,6 +25,7 @@ ENGINES = ("exact", "faiss-gpu")
 LAUNCH_SECONDS = 1e-4
 """t0 of the bound on a GPU: launching kernels and copying hits. The middle of the 0.05 to 0.15 ms of the formula's source."""
 _ROWS_AT_ONCE = 262_144
+TENTH = Filter(must=(MatchAny("tenth", frozenset({True})),))
 _WRITE_ROWS_MAX = 1_024  # rows of one write at most, so that a search waits for a short one
 
 
@@ -32,6 +34,7 @@ class Size(NamedTuple):
 
     items: int
     dim: int
+    filtered: bool = False  # searched with a filter that lets a tenth of the items pass
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Measured:
     engine: str
     items: int
     dim: int
+    filtered: bool
     batch: int
     upserts_per_s: float  # done, not asked for
     wanted_upserts_per_s: int
@@ -86,23 +90,34 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def build(engine: str, size: Size, device: str, knn: Knn) -> ItemIndex:
-    """An index of random unit rows in float16. Comparing with every row takes the same time whatever is in them.
+def make_slots(items: int) -> SlotTable:
+    """So many items, every tenth of which `TENTH` lets pass."""
+    slots = SlotTable(capacity=items)
+    for number in range(items):
+        slots.insert(str(number))
+    tenth = np.arange(0, items, 10, dtype=np.int64)
+    for start in range(0, len(tenth), _ROWS_AT_ONCE):
+        part = tenth[start : start + _ROWS_AT_ONCE]
+        slots.columns.set(part, [{"tenth": True}] * len(part))
+    return slots
+
+
+def build(engine: str, size: Size, slots: SlotTable, device: str, knn: Knn) -> ItemIndex:
+    """An index of unit rows in float16. Comparing with every row takes the same time whatever is in them.
 
     Raises MemoryPlanError if it does not fit.
     """
     padded = padding(size.dim) if engine == "faiss-gpu" else 0
     plan_memory(_needs(size, padded), device=device).check(free_bytes(device))
-    slots = SlotTable(capacity=size.items)
     matrix = VectorMatrix(size.dim, device=device, dtype=torch.float16, padded=padded)
     oracle = ExactSearch(slots, matrix)
     search = oracle if engine == "exact" else FaissFlatSearch(slots, matrix, oracle=oracle, knn=knn)
     index = ItemIndex(slots, matrix, search, oracle=oracle)
-    random = np.random.default_rng(0)
-    for start in range(0, size.items, _ROWS_AT_ONCE):
-        rows = range(start, min(start + _ROWS_AT_ONCE, size.items))
-        placed = np.array([slots.insert(str(number)) for number in rows], dtype=np.int64)
-        index.set_vectors(placed, unit_rows(random, len(rows), size.dim))
+    drawn = unit_rows(np.random.default_rng(0), min(_ROWS_AT_ONCE, size.items), size.dim)
+    for block, start in enumerate(range(0, size.items, _ROWS_AT_ONCE)):
+        placed = np.arange(start, min(start + _ROWS_AT_ONCE, size.items), dtype=np.int64)
+        # Other rows in each block, for a fraction of what drawing them takes.
+        index.set_vectors(placed, np.roll(drawn, block % size.dim, axis=1)[: len(placed)] * (-1) ** (block // size.dim))
     index.finish()
     return index
 
@@ -118,16 +133,17 @@ def measure(index: ItemIndex, size: Size, *, batch: int, rate: int, seconds: flo
     """Searches one after the other while `rate` vectors a second are overwritten, both in this thread, as the server does."""
     random = np.random.default_rng(batch + rate)
     queries = torch.from_numpy(unit_rows(random, batch, size.dim)).to(device)  # (B, D) float32
+    filters = [TENTH] * batch if size.filtered else None
     writes = _Writes(index, size, random, rate)
     for _ in range(3):
-        index.search(queries, [K] * batch)
+        index.search(queries, [K] * batch, filters=filters)
     alone: list[float] = []
     both: list[float] = []
     started = time.perf_counter()
     while (now := time.perf_counter()) < started + seconds or len(alone) < 5:
         writes.do_due(now - started)
         before = time.perf_counter()
-        index.search(queries, [K] * batch)  # ends with a copy of the hits to the host, so the device is done
+        index.search(queries, [K] * batch, filters=filters)  # ends with a copy of the hits to the host, so the device is done
         after = time.perf_counter()
         alone.append(after - before)
         both.append(after - now)
@@ -148,6 +164,7 @@ def measure(index: ItemIndex, size: Size, *, batch: int, rate: int, seconds: flo
         engine=index.engine.kind,
         items=size.items,
         dim=size.dim,
+        filtered=size.filtered,
         batch=batch,
         upserts_per_s=round(writes.done / elapsed, 1),
         wanted_upserts_per_s=rate,
@@ -220,9 +237,12 @@ def measure_all(
     """Every size, engine, batch and rate, in this order; `told` hears of each as it is done."""
     found = []
     knn = _knn(device, sizes)
+    slots = SlotTable()
     for size in sizes:
-        for engine in ENGINES:
-            index = build(engine, size, device, knn)
+        if len(slots) != size.items:
+            slots = make_slots(size.items)
+        for engine in ENGINES if not size.filtered else ENGINES[:1]:  # FAISS on a GPU takes no filter
+            index = build(engine, size, slots, device, knn)
             for batch in BATCHES:
                 for rate in rates:
                     one = measure(index, size, batch=batch, rate=rate, seconds=seconds, bandwidth=bandwidth, device=device)

@@ -6,12 +6,6 @@ from typing import NamedTuple
 KINDS = ("auto", "exact", "faiss-ivf", "faiss-gpu")
 EXACT_ON_CPU_MAX = 50_000
 """Items up to which `auto` compares with every row on a CPU: there the scan takes about as long as the rest of a call."""
-EXACT_ON_GPU_MAX = 30_000_000
-"""Items up to which `auto` compares with every row by torch on a GPU.
-
-Published figures have torch ahead of FAISS's brute force at small batches (faiss #3621); where FAISS gets ahead was not
-measured here, so the number is a starting point.
-"""
 _OF_ITS_OWN = "in an environment of its own"
 _PACKAGES = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs")
 
@@ -85,15 +79,14 @@ def choose(kind: str, *, items: int, device: str, faiss: FaissBuild) -> Choice:
 
 
 def _automatic(items: int, on_gpu: bool, faiss: FaissBuild) -> Choice:
-    at_most = EXACT_ON_GPU_MAX if on_gpu else EXACT_ON_CPU_MAX
-    if items <= at_most:
-        return Choice("exact", f"{items:,} items, at most {at_most:,} on a {'GPU' if on_gpu else 'CPU'}")
-    above = f"{items:,} items, more than {at_most:,} on a {'GPU' if on_gpu else 'CPU'}"
-    if on_gpu and faiss.on_gpu:
-        return Choice("faiss-gpu", above)
-    if not on_gpu and faiss.version:
+    if on_gpu:  # reading each row once beats FAISS's brute force at every size and batch: docs/gpu/check.md
+        return Choice("exact", f"{items:,} items, on a GPU")
+    if items <= EXACT_ON_CPU_MAX:
+        return Choice("exact", f"{items:,} items, at most {EXACT_ON_CPU_MAX:,} on a CPU")
+    above = f"{items:,} items, more than {EXACT_ON_CPU_MAX:,} on a CPU"
+    if faiss.version:
         return Choice("faiss-ivf", above)
-    return Choice("exact", f"{above}, but {_cure('gpu' if on_gpu else 'cpu')} to search faster")
+    return Choice("exact", f"{above}, but {_cure('cpu')} to search faster")
 
 
 def _need(there: bool, what: str, extra: str) -> None:

@@ -1,19 +1,25 @@
 """Exact search with torch: the oracle for every other engine, and the default up to about 10^5 items on a CPU."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from index.filters.masks import SlotMask
+from index.gpu.best import best_permitted
 from index.matrix import VectorMatrix
-from index.search import Exclusions, Hits, Masks, check_search, no_hits
+from index.search import K_MAX, Exclusions, Hits, Masks, check_search, no_hits
 from index.slots import SlotTable
 from index.topk import TILE, BestSoFar, top_k
 
+if TYPE_CHECKING:
+    from index.gpu.tiles import TileScan
+
+_log = logging.getLogger(__name__)
 GATHER_SHARE = 0.25
 """A mask that lets through less than this share of the slots is searched by gathering its rows.
 
@@ -41,7 +47,7 @@ class ExactSearch:
     """Compares each query with every row: a matmul, a bias that rules out rows, and a top-k by tiles.
 
     Every slot has a bias of 0 (eligible and with a vector) or -inf. A mask brings a bias of its own, or, if it lets little
-    through, only its rows are read.
+    through, only its rows are read. On a GPU `TileScan` does all of it in one reading of the rows.
     """
 
     kind = "exact"
@@ -58,6 +64,7 @@ class ExactSearch:
         self._closed: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # by page: slots whose bias is -inf
         # Scores: fresh memory at every search would cost as much as the scan.
         self._scratch = torch.empty(0, device=matrix.device)
+        self._tiles = _tile_scan(matrix)
         self.update(np.arange(slots.extent))
 
     def update(self, slots: NDArray[np.int64]) -> None:
@@ -88,14 +95,17 @@ class ExactSearch:
         found = no_hits(len(queries), k)
         for mask, rows in group_by_mask(masks):
             own = [exclude[row] for row in rows] if exclude is not None else None
-            gather = mask is not None and mask.count < GATHER_SHARE * self._slots.extent
             hits = (
                 self.gather(queries[rows], k, mask.slots, own)
-                if mask is not None and gather
+                if mask is not None and mask.count < self._gathered_most()
                 else self._scan(queries[rows], k, own, mask)
             )
             found.slots[rows], found.scores[rows] = hits
         return found
+
+    def _gathered_most(self) -> float:
+        """A mask that lets through fewer slots than this is searched by gathering their rows."""
+        return GATHERED_AT_ONCE if self._tiles is not None else GATHER_SHARE * self._slots.extent
 
     def gather(self, queries: torch.Tensor, k: int, slots: NDArray[np.int64], exclude: Exclusions | None = None) -> Hits:
         """The best `k` among the given slots, ascending (m,) int64, which must be eligible and have vectors."""
@@ -124,10 +134,21 @@ class ExactSearch:
 
     def _scan(self, queries: torch.Tensor, k: int, exclude: Exclusions | None, mask: SlotMask | None) -> Hits:
         bias = self._bias if mask is None else self._mask_bias(mask)
-        excluded = _Excluded.of(exclude) if exclude is not None else None
         found = no_hits(len(queries), k)
         if not self._bias or not self._slots.extent:
             return found
+        fetch = k + max((len(one) for one in exclude or ()), default=0)
+        tiles = -(-min(self._slots.extent, len(self._bias) * self._matrix.chunk_rows) // TILE)
+        if self._tiles is not None and 2 * fetch < tiles and fetch <= K_MAX:
+            at_once = max(1, _SCORES_MAX // tiles)  # queries
+            for start in range(0, len(queries), at_once):
+                part = slice(start, start + at_once)
+                scores, slots = self._tiles.nearest(queries[part], bias, tiles, fetch, self._room)
+                if exclude is not None and fetch > k:
+                    scores, slots = best_permitted(scores, slots, k, exclude[part])
+                _fill(Hits(found.slots[part], found.scores[part]), slots.cpu().numpy(), scores.cpu().numpy())
+            return found
+        excluded = _Excluded.of(exclude) if exclude is not None else None
         blocks = list(self._blocks(len(queries)))
         if len(blocks) == 1:
             scores, slots = top_k(self._block_scores(queries, blocks[0], bias, excluded), min(k, blocks[0].rows))
@@ -195,6 +216,20 @@ class ExactSearch:
             bias[: len(own)].masked_fill_(own, 0.0)
             biases.append(bias)
         return biases
+
+
+def _tile_scan(matrix: VectorMatrix) -> "TileScan | None":
+    """On a GPU the scan in one reading; None on a CPU, or, with a line in the log, where Triton does not work."""
+    if matrix.device.type != "cuda":
+        return None
+    try:
+        from index.gpu.tiles import TileScan
+
+        return TileScan(matrix)
+    except Exception as error:  # whatever a compiler may raise: matmul and top-k give the same hits
+        problem = str(error).strip().partition("\n")[0] or type(error).__name__
+        _log.warning("rows are scanned by matmul, which takes several times as long: Triton does not work here: %s", problem)
+        return None
 
 
 def group_by_mask(masks: Masks) -> Iterator[tuple[SlotMask | None, list[int]]]:

@@ -105,4 +105,4 @@ def _run(tower: torch.nn.Module, inputs: tuple[torch.Tensor, ...], rows: int, di
         return np.zeros((0, dim), dtype=np.float32)
     with torch.inference_mode():
         vectors: torch.Tensor = tower(*inputs)  # (rows, D) float32
-    return vectors.numpy()
+    return vectors.cpu().numpy()

@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from index.exact import ExactSearch
+from index.gpu.best import best_permitted
 from index.gpu.knn import Knn
 from index.matrix import VectorMatrix
 from index.search import K_MAX, Exclusions, Hits, Masks, check_search, no_hits
@@ -83,10 +84,8 @@ class FaissFlatSearch:
             return found
         scores, slots = self._nearest(queries, fetch)  # (B, m) each
         scores = scores.masked_fill(scores < DEAD / 2, -torch.inf)  # by score: FAISS's places for "none" are arbitrary
-        if exclude is not None and fetch > k:
-            scores = scores.masked_fill(self._excluded(slots, exclude), -torch.inf)
-        scores, best = torch.topk(scores, min(k, scores.shape[1]), dim=1)
-        slots = torch.gather(slots, 1, best).masked_fill(torch.isneginf(scores), -1)
+        scores, slots = best_permitted(scores, slots, k, exclude)
+        slots = slots.masked_fill(torch.isneginf(scores), -1)
         found.slots[:, : slots.shape[1]] = slots.cpu().numpy()
         found.scores[:, : slots.shape[1]] = scores.cpu().numpy()
         return found
@@ -108,14 +107,6 @@ class FaissFlatSearch:
             scores.append(best)
             slots.append(places + start)
         return torch.cat(scores, dim=1), torch.cat(slots, dim=1)
-
-    def _excluded(self, slots: torch.Tensor, exclude: Exclusions) -> torch.Tensor:
-        """Which of (B, m) slots the query of their row excludes: (B, m) bool."""
-        stride = self._matrix.capacity  # query and slot in one number, so that one pass compares all rows
-        within = [one[(one >= 0) & (one < stride)] for one in exclude]
-        keys = np.concatenate([one + row * stride for row, one in enumerate(within)])  # (e,) int64
-        rows = torch.arange(len(slots), device=slots.device)[:, None] * stride  # (B, 1) int64
-        return torch.isin(slots + rows, torch.from_numpy(keys).to(slots.device))
 
     def _write_bias(self, slots: NDArray[np.int64], permitted: NDArray[np.bool_]) -> None:
         matrix = self._matrix

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index.bundle import Bundle, tower_module
+from index.bundle import Bundle
 from index.filters.filter import Filter
 from index.ivf import IvfSearch
 from server.catalogue.placement import Placement
@@ -15,6 +15,7 @@ from server.releases.item_rows import ItemRows
 from server.releases.item_vectors import ItemVectors
 from server.releases.live_index import LiveIndex
 from server.releases.ranked import first_permitted
+from server.releases.user_tower import user_tower_on
 from server.users.histories import History
 from server.users.vectors import UserVectors
 
@@ -53,13 +54,16 @@ class Release:
         self.popularity = popularity
         self.item_vectors = ItemVectors(bundle, rows)
         self.has_user_tower = bundle.user_program is not None
-        self._user_tower = tower_module(bundle.user_program, device) if bundle.user_program is not None else None
+        self._user_tower = user_tower_on(bundle, self.device)
         self._history_length = manifest.history_length or 0
         self._time_features = manifest.time_features
         self.know_types(type_names)
 
     def use_user_tower(self, tower: torch.nn.Module) -> None:
-        """Encodes with another form of the same tower from now on, such as a compiled one. On the engine's thread."""
+        """Encodes with another form of the same tower from now on, such as a compiled one. On the engine's thread.
+
+        It takes inputs on the host and gives vectors on the release's device.
+        """
         self._user_tower = tower
 
     def know_types(self, names: Sequence[str]) -> None:
@@ -164,7 +168,7 @@ class Release:
     def _inputs(self, read: Sequence[Read]) -> tuple[torch.Tensor, ...]:
         """What the user tower takes: vectors (B, L, D) float32, types (B, L) int64, ages (B, L) float32, lengths (B,) int64.
 
-        In NumPy, whose calls cost less than torch's.
+        On the host. In NumPy, whose calls cost less than torch's.
         """
         lengths = np.array([len(slots) for slots, _, _ in read], dtype=np.int64)
         shape = (len(read), int(lengths.max()))
@@ -180,8 +184,7 @@ class Release:
             if self._time_features:
                 ages[row, :length] = (times_us[-1] - times_us) / 1e6
             start += length
-        inputs = tuple(torch.from_numpy(one) for one in (vectors, types, ages, lengths))
-        return inputs if self.device.type == "cpu" else tuple(one.to(self.device) for one in inputs)
+        return tuple(torch.from_numpy(one) for one in (vectors, types, ages, lengths))
 
     def _read(self, history: History) -> Read:
         codes = self._type_codes[history.types]

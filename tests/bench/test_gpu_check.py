@@ -20,7 +20,8 @@ def test_the_tiny_check_on_a_cpu_writes_a_whole_report(tmp_path: Path):
     assert report["tests"]["ran"] and report["tests"]["failed"] == 0
     assert report["tests"].get("passed", 0) + report["tests"].get("skipped", 0) > 0
     engines = report["engines"]
-    assert len(engines) == len(SIZES["tiny"]) * len(ENGINES) * len(BATCHES) * len(RATES)
+    indexes = sum(1 if size.filtered else len(ENGINES) for size in SIZES["tiny"])
+    assert len(engines) == indexes * len(BATCHES) * len(RATES)
     assert {one["wanted_upserts_per_s"] for one in engines} == set(RATES)
     for one in engines:
         assert 0 < one["p50_ms"] <= one["p99_ms"] <= one["with_writes_p99_ms"]

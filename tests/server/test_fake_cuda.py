@@ -7,6 +7,7 @@ import torch
 
 from index.bundle.towers import tower_bytes
 from index.exact import ExactSearch
+from index.gpu.graph import DeviceTower
 from index.items import ItemIndex
 from index.matrix import VectorMatrix
 from server.releases.release import Release
@@ -23,7 +24,7 @@ def move(release: Release, program: torch.export.ExportedProgram) -> None:
     release.device = torch.device(DEVICE)
     release.index = ItemIndex(old.slots, matrix, ExactSearch(old.slots, matrix))
     release.index.set_vectors(used, np.zeros((len(used), matrix.dim), dtype=np.float32))
-    release._user_tower = fake_tower(program)
+    release._user_tower = DeviceTower(fake_tower(program), torch.device(DEVICE))
 
 
 def test_encoding_searching_and_scoring_keep_to_the_device(serve: Serve):

@@ -13,6 +13,7 @@ from index.exact import ExactSearch
 from index.filters.evaluate import evaluate
 from index.filters.filter import Filter, MatchAny, Range
 from index.gpu.flat import FaissFlatSearch
+from index.gpu.graph import GraphedTower
 from index.gpu.knn import KnnOnGpu
 from index.gpu.memory import MIB, Needs, plan_memory
 from index.gpu.resources import GpuResources
@@ -48,7 +49,7 @@ def flat(count: int, dtype: torch.dtype, resources: GpuResources) -> tuple[ItemI
 
 
 def fill(index: ItemIndex, count: int) -> tuple[ItemIndex, np.ndarray]:
-    vectors = unit_rows(count, 1, DIM)
+    vectors = unit_rows(count, 1, index.matrix.dim)
     rows = np.array([index.slots.insert(str(number)) for number in range(count)])
     index.slots.columns.set(rows, [{"odd": number % 2 == 1, "rank": float(number)} for number in range(count)])
     index.set_vectors(rows, vectors)
@@ -96,6 +97,40 @@ def test_faisss_brute_force_agrees_with_numpys(dtype: torch.dtype, resources: Gp
     agree(index, vectors, np.arange(1, 50_000, 2), TOLERANCE[dtype])
     odd = Filter(must=(Range("rank", lt=1_000.0),))
     agree(index, vectors, np.arange(1, 1_000, 2), TOLERANCE[dtype], filters=[odd] * 9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("dim", "padded", "chunk_rows", "batch", "k"),
+    [
+        (64, 0, 1 << 20, 1, 100),
+        (64, 8, 16_384, 17, 100),
+        (50, 0, 8_192, 70, 30),
+        (200, 0, 6_400, 3, 7),
+        (384, 0, 1 << 20, 16, 90),
+    ],
+)
+def test_a_scan_by_tiles_finds_what_one_by_matmul_finds(
+    dtype: torch.dtype, dim: int, padded: int, chunk_rows: int, batch: int, k: int
+):
+    slots, matrix = SlotTable(), VectorMatrix(dim, device=DEVICE, chunk_rows=chunk_rows, dtype=dtype, padded=padded)
+    index = fill(ItemIndex(slots, matrix, ExactSearch(slots, matrix)), 30_001)[0]
+    dead = np.arange(0, 30_001, 5)
+    index.slots.available[dead] = False
+    index.changed(dead)
+    queries = torch.from_numpy(unit_rows(batch, 2, dim)).to(DEVICE)
+    few = [np.random.default_rng(row).choice(30_001, 40 + row, replace=False) for row in range(batch)]
+    most = [Filter(must=(Range("rank", gte=100.0),)) if row % 2 else None for row in range(batch)]
+    options = [{}, {"exclude": few}, {"filters": most}, {"exclude": few, "filters": most}]
+    ks = [k] * batch
+    by_tiles = [index.search(queries, ks, **given) for given in options]
+    assert index.oracle._tiles is not None
+    index.oracle._tiles = None
+    for tiles, given in zip(by_tiles, options, strict=True):
+        for one, other in zip(tiles, index.search(queries, ks, **given), strict=True):
+            np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+            assert len(set(one.slots.tolist()) ^ set(other.slots.tolist())) <= 2  # two whose scores differ by rounding
+    assert index.violations == 0
 
 
 def test_overwritten_rows_are_found_by_the_next_search(resources: GpuResources):
@@ -164,6 +199,30 @@ def test_a_tower_on_the_device_agrees_with_the_one_on_the_cpu(batch: int):
     with torch.inference_mode():
         vectors = tower_module(towers.user_tower, DEVICE)(*(one.to(DEVICE) for one in inputs))
     np.testing.assert_allclose(vectors.cpu().numpy(), golden.vectors[:batch], atol=1e-5)
+
+
+def test_a_tower_as_graphs_agrees_with_the_one_on_the_cpu_at_every_size():
+    towers = tiny_towers()
+    golden = towers.golden_user
+    graphed = GraphedTower(
+        tower_module(towers.user_tower, DEVICE),
+        torch.device(DEVICE),
+        length=golden.history.shape[1],
+        dim=golden.history.shape[2],
+        most=8,
+    )
+    arrays = [golden.history, golden.event_type, golden.seconds_before_newest, golden.length]
+    rows = np.arange(20) % len(golden.length)
+    with torch.inference_mode():
+        for batch in (8, 3, 1, 5, 20):  # 20 is more than was recorded
+            inputs = [torch.from_numpy(array[rows[:batch]]) for array in arrays]
+            found = graphed(*inputs).cpu().numpy()
+            np.testing.assert_allclose(found, golden.vectors[rows[:batch]], atol=1e-5)
+        for row in range(len(golden.length)):  # after larger ones: nothing of them is left
+            length = int(golden.length[row])
+            inputs = [torch.from_numpy(array[row : row + 1, :length]) for array in arrays[:3]]
+            found = graphed(*inputs, torch.tensor([length])).cpu().numpy()
+            np.testing.assert_allclose(found, golden.vectors[row : row + 1], atol=1e-5)
 
 
 def test_an_index_takes_no_more_memory_than_was_planned():
