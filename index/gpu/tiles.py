@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import triton
@@ -11,12 +12,24 @@ from index.matrix import VectorMatrix
 from index.topk import TILE
 
 Room = Callable[[int], torch.Tensor]
-# The four below were the fastest, or within a twentieth, of those tried on an H200 (docs/gpu/check.md).
-_TILES_AT_ONCE = 4  # of a block
-_WARPS = 4
-_COLUMNS_AT_ONCE = 128  # components that are multiplied together: the most of a row that a block holds
+_TILES_AT_ONCE = 4  # of a block; with 4 warps the fastest, or within a twentieth, of those tried on an H200 (docs/gpu/h200.md)
 _FEW, _MANY = 16, 64  # queries of a block; 16 is the least that tensor cores take
 _TABLES_KEPT = 16
+
+
+class _Block(NamedTuple):
+    """How a block multiplies. Float32 goes without tensor cores: its code grows with what is multiplied together."""
+
+    columns: int  # components at once; more than one part is read while the last one is multiplied, in `stages`
+    warps: int
+    stages: int = 2
+
+
+def _block(matrix: VectorMatrix) -> _Block:
+    width = max(16, triton.next_power_of_2(matrix.dim))
+    if matrix.dtype == torch.float32:
+        return _Block(columns=min(width, 32), warps=8)
+    return _Block(columns=width if width <= 128 else 64, warps=4)
 
 
 @triton.jit(do_not_specialize=["tiles", "batch"])
@@ -44,7 +57,7 @@ def _best_of_tiles(
     bias = tl.multiple_of(tl.load(bias_at + chunk).to(tl.pointer_type(tl.float32)), 16)
     query = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES)
     scores = tl.zeros((ROWS, QUERIES), dtype=tl.float32)
-    for start in tl.static_range(0, DIM, COLUMNS):
+    for start in range(0, DIM, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         row_part = tl.load(rows + inside[:, None] * WIDTH + column[None, :], mask=column[None, :] < DIM, other=0.0)
         within = (column[:, None] < DIM) & (query[None, :] < batch)
@@ -80,7 +93,7 @@ def _scores_of_tiles(
     rows = tl.multiple_of(tl.load(rows_at + chunk).to(tl.pointer_type(queries.dtype.element_ty)), 16)
     bias = tl.multiple_of(tl.load(bias_at + chunk).to(tl.pointer_type(tl.float32)), 16)
     found = tl.load(bias + inside)
-    for start in tl.static_range(0, DIM, COLUMNS):
+    for start in range(0, DIM, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         row_part = tl.load(rows + inside[:, None] * WIDTH + column[None, :], mask=column[None, :] < DIM, other=0.0)
         query_part = tl.load(queries + query * DIM + column, mask=column < DIM, other=0.0)
@@ -100,11 +113,12 @@ class TileScan:
         self._matrix = matrix
         self._tables: dict[tuple[int, ...], torch.Tensor] = {}
         self._together = math.gcd(matrix.chunk_rows // TILE, _TILES_AT_ONCE)
+        self._block = _block(matrix)
         self._shape = {
             "CHUNK_ROWS": matrix.chunk_rows,
             "WIDTH": matrix.dim + matrix.padded,
             "DIM": matrix.dim,
-            "COLUMNS": min(_COLUMNS_AT_ONCE, max(16, triton.next_power_of_2(matrix.dim))),
+            "COLUMNS": self._block.columns,
             "TILE": TILE,
         }
         rows = torch.zeros(self._together * TILE, matrix.dim + matrix.padded, dtype=matrix.dtype, device=matrix.device)
@@ -143,7 +157,8 @@ class TileScan:
                 batch,
                 QUERIES=at_once,
                 TILES=self._together,
-                num_warps=_WARPS,
+                num_warps=self._block.warps,
+                num_stages=self._block.stages,
                 **self._shape,
             )
             chosen = torch.topk(best, k, dim=1, sorted=False).indices
