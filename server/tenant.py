@@ -29,7 +29,7 @@ from server.engine.turns import Turns
 from server.errors import ServiceError, StartupError
 from server.journal.bundles import note_bundle
 from server.journal.database import open_journal, open_reader
-from server.journal.erase import forget_erased
+from server.journal.erase import bring_up_to_date
 from server.journal.events import HeldEvent, Status
 from server.journal.retention import Retention, rules_of
 from server.journal.tombstones import open_tombstones
@@ -104,7 +104,7 @@ class Tenant:
         opened.callback(self.audit.close)
         self._tombstones = open_tombstones(self.folder, config.erasure.key_file)
         opened.callback(self._tombstones.close)
-        forget_erased(file, self._tombstones)  # before anything is read from the journal
+        bring_up_to_date(file, self._tombstones)  # before anything is read from the journal
         self._texts = TextWorkers()
         opened.callback(self._texts.close)
         self._texts.open(bundle)  # it loads while the rest does
@@ -112,7 +112,7 @@ class Tenant:
         self._event_counts: Counter[Status] = Counter()
         self.people = People(
             bundle.manifest.event_types,
-            Directory(presumed_by(config.consent)),
+            Directory(presumed_by(config.consent), self._tombstones.waiting),
             limit=config.users.max_history_events,
             capacity=config.users.max_people_in_memory,
             unreferenced=self._unreferenced,

@@ -50,7 +50,7 @@ def back_up(directory: Path, out: Path | None = None, *, keep: int | None = None
         partial = path.with_name(path.name + PARTIAL)
         try:
             copy(directory / FILE_NAME, partial)
-            forget_erased(partial, directory, key_file)
+            bring_up_to_date(partial, directory, key_file)
             counts = _check(partial)
             partial.rename(path)
         except (OSError, apsw.Error) as error:
@@ -104,8 +104,8 @@ def copy(source: Path, target: Path) -> None:
         writer.pragma("journal_mode", "delete")
 
 
-def forget_erased(path: Path, directory: Path, key_file: Path | None) -> int:
-    """Removes from a closed copy whoever the directory's tombstones name, and forces the file to disk; returns how many ids."""
+def bring_up_to_date(path: Path, directory: Path, key_file: Path | None) -> int:
+    """Brings a closed copy up to date with the directory's tombstones, forced to disk; returns how many erased ids it held."""
     with closing(open_tombstones(directory, key_file)) as tombstones, closing(apsw.Connection(str(path))) as connection:
         connection.pragma("secure_delete", True)
         erased = apply_tombstones(connection, tombstones)

@@ -116,7 +116,7 @@ def add_import(commands: Commands) -> None:
 
 def _import(arguments: argparse.Namespace) -> int:
     from server.journal.database import open_journal
-    from server.journal.erase import forget_erased
+    from server.journal.erase import bring_up_to_date
     from server.journal.history_import import Agreed, import_events, open_events
     from server.journal.tombstones import open_tombstones
     from server.users.consent import presumed_by
@@ -129,7 +129,7 @@ def _import(arguments: argparse.Namespace) -> int:
     directory = folder_of(arguments)
     events = open_events(arguments.file)  # before a directory is made for nothing
     with closing(open_journal(directory)) as file, closing(open_tombstones(directory, key_of(arguments, config))) as erased:
-        forget_erased(file, erased)
+        bring_up_to_date(file, erased)
         done = import_events(file, events, presumed_by(config.consent), erased, now_us=now_us(), agreed=agreed)
     print(f"{done.written} events written, {done.known} known already, {sum(done.refused.values())} refused")
     if done.decisions:
@@ -202,7 +202,8 @@ def add_restore(commands: Commands) -> None:
         "restore",
         help="make a backup the journal of a data directory",
         description="Make a backup the journal of a data directory. Not while a server runs. The journal gets a new epoch, so "
-        "that revisions of what the backup lacks are refused; people who were erased since stay erased.",
+        "that revisions of what the backup lacks are refused; people who were erased since stay erased, and consent that was "
+        "withdrawn since stays withdrawn.",
     )
     command.add_argument("backup", type=Path, metavar="BACKUP")
     command.add_argument(
@@ -213,7 +214,8 @@ def add_restore(commands: Commands) -> None:
     command.add_argument(
         "--without-tombstones",
         action="store_true",
-        help="also if the directory lacks the tombstones of where the backup was made: people who were erased since come back",
+        help="also if the directory lacks the tombstones of where the backup was made: people who were erased since come back, "
+        "and consent that was withdrawn",
     )
     add_data(command)
     add_erasure_key(command)

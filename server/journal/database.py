@@ -2,8 +2,9 @@
 
 import fcntl
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import apsw
 
@@ -21,7 +22,8 @@ class JournalFile:
     """An open, locked journal. `connection` belongs to one thread at a time.
 
     `epoch` is a random name given once, when the file is made: positions of different epochs cannot be compared.
-    `head` is the last position given out. `event_key` is what event_ids are hashed with.
+    `head` is the last position given out. `event_key` is what event_ids are hashed with. `withdrawn` says of a subject who is
+    not known what consent they withdrew before a restore lost them; see `server.journal.erase.bring_up_to_date`.
     """
 
     def __init__(self, connection: apsw.Connection, lock: IO[bytes], path: Path) -> None:
@@ -33,6 +35,7 @@ class JournalFile:
         self.epoch = str(meta["epoch"])
         self.head = int(meta["head"])
         self.event_key = bytes(meta["event_key"])
+        self.withdrawn: Callable[[Any], Mapping[Any, int]] = lambda person: {}
 
     @property
     def pages(self) -> Pages:

@@ -212,12 +212,14 @@ def empty_log(file: JournalFile, pages: Iterable[int] = (), *, busy_ms: int = _P
     return True
 
 
-def forget_erased(file: JournalFile, tombstones: Tombstones) -> int:
+def bring_up_to_date(file: JournalFile, tombstones: Tombstones) -> int:
     """Brings a journal that has just been opened up to date with the tombstones; returns how many erased ids it held.
 
     For the thread that opened it, before anything is read from it or written to it.
     """
     found = apply_tombstones(file.connection, tombstones)
+    file.head = int(file.connection.execute("SELECT value FROM meta WHERE key = 'head'").get)
+    file.withdrawn = tombstones.waiting
     if is_unswept(file.connection):
         file.connection.wal_autocheckpoint(0)
         pages = [number for some in file.pages.with_slack() for number in some]

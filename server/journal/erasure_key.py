@@ -35,7 +35,7 @@ def read_key(path: Path, *, may_make: bool) -> bytes:
             key = file.read(_KEY_BYTES + 1)
     except FileNotFoundError:
         raise StartupError(
-            f"the erasure key {path} is missing, but people were erased, and could come back without it: "
+            f"the erasure key {path} is missing, but people were erased or withdrew consent, which could be undone without it: "
             "put the file back, or set erasure.key_file to its place"
         ) from None
     except OSError as error:

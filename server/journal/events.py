@@ -7,6 +7,8 @@ from enum import Enum
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
+import apsw
+
 from server.journal.migrations import event_hash
 from server.journal.writer import Transaction
 
@@ -166,7 +168,7 @@ def _known(transaction: Transaction, hashed: bytes, digest: bytes) -> Outcome | 
 
 
 def person_key(transaction: Transaction, person: Person) -> int:
-    """The person's key; a person who is not known is written."""
+    """The person's key; a person who is not known is written, with what they withdrew before a restore lost them."""
     found = transaction.execute(
         "SELECT person_key FROM people WHERE kind = ? AND subject_id = ?", (person.kind, person.subject_id)
     ).fetchone()
@@ -177,4 +179,12 @@ def person_key(transaction: Transaction, person: Person) -> int:
         "INSERT INTO people (person_key, kind, subject_id) VALUES (?, ?, ?)", (key, person.kind, person.subject_id)
     )
     transaction.created[person] = key
+    for purpose, given_us in transaction.withdrawn(person).items():
+        write_withdrawal(transaction.connection, key, transaction.next_position(), purpose, given_us)
     return key
+
+
+def write_withdrawal(connection: apsw.Connection, key: int, position: int, purpose: int, given_us: int) -> None:
+    """Writes a withdrawal that a restore lost. Where it was given is not known any more."""
+    values = (key, position, purpose, "withdrawn before a restore", given_us)
+    connection.execute("INSERT INTO consents VALUES (?1, ?2, ?3, 0, ?4, ?5, ?5)", values)

@@ -15,6 +15,7 @@ from server.errors import InvalidField, StartupError
 from server.fields import check_id, check_type
 from server.journal.database import JournalFile
 from server.journal.events import USER, Event, Person, RecordEvents, Status, StoredEvent, person_key
+from server.journal.tombstones import Tombstones
 from server.journal.writer import Transaction
 from server.users.admission import Admission, Erased
 from server.users.directory import Directory, Purpose
@@ -53,7 +54,7 @@ def import_events(
     file: JournalFile,
     parquet: pq.ParquetFile,
     presumed: Mapping[Purpose, bool],
-    erased: Erased,
+    tombstones: Tombstones,
     *,
     now_us: int,
     agreed: Agreed | None = None,
@@ -69,9 +70,9 @@ def import_events(
     seen: Counter[tuple[str, str, str, int]] = Counter()
     if agreed is not None:
         _check_source(agreed.source)
-    directory = Directory(presumed)
+    directory = Directory(presumed, tombstones.waiting)
     directory.load(file.connection)
-    intake = _Intake(file, directory, erased, now_us, agreed)
+    intake = _Intake(file, directory, tombstones, now_us, agreed)
     with tqdm(total=parquet.metadata.num_rows, unit=" events", disable=not sys.stderr.isatty()) as progress:
         for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(_COLUMNS)):
             events = list(_events(batch, seen, refused))

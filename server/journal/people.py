@@ -1,13 +1,19 @@
 """What people decide and what is said about them, in the journal. Each of these writes stands alone in its transaction."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+import apsw
+
 from server.errors import FailedPrecondition
 from server.journal.events import USER, Person, person_key
+from server.journal.removal import is_clean, note_clean
+from server.journal.tombstones import Tombstones
 from server.journal.writer import Transaction
 from server.users.directory import Decision, Directory, Purpose
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 LINKED_MAX = 1_000
 """Ids of one person: a history that is not in memory is read id by id, and a chain is walked for every request."""
@@ -31,7 +37,8 @@ class Pair(NamedTuple):
 class SetConsent(Generic[T]):
     """Adds decisions to a subject's trail, each once. Of those about one purpose the one given last counts; ties: the last.
 
-    Refused if one of them is from before the subject was erased.
+    Refused if one of them is from before the subject was erased. A no that counts is among the tombstones before the journal
+    has it, and until it has a later yes, so that neither a crash nor a restore can undo it.
     """
 
     alone = True
@@ -42,19 +49,18 @@ class SetConsent(Generic[T]):
         decisions: Sequence[Decision],
         received_us: int,
         publish: Callable[[Decided], T],
-        erased_us: Callable[[Person], int | None] = lambda person: None,
+        tombstones: Tombstones,
     ) -> None:
-        """erased_us: when somebody was erased last; asked on the thread that writes, behind every earlier erasure."""
         self.rows = len(decisions)
         self._person = person
         self._decisions = decisions
         self._received_us = received_us
         self._publish = publish
-        self._erased_us = erased_us
+        self._tombstones = tombstones
         self._decided: Decided | None = None
 
     def commit(self, transaction: Transaction) -> None:
-        erased_us = self._erased_us(self._person)
+        erased_us = self._tombstones.erased_us(self._person)
         if erased_us is not None and any(decision.given_us <= erased_us for decision in self._decisions):
             raise FailedPrecondition(f"{named(self._person)} was erased after this decision; ask them again")
         key = person_key(transaction, self._person)
@@ -71,14 +77,26 @@ class SetConsent(Generic[T]):
                     (key, transaction.next_position(), int(purpose), int(granted), source, given_us, self._received_us),
                 )
         rows = transaction.execute(
-            "SELECT purpose, granted FROM consents WHERE person_key = ? ORDER BY given_us, position", (key,)
+            "SELECT purpose, granted, given_us FROM consents WHERE person_key = ? ORDER BY given_us, position", (key,)
         )
-        counting = {Purpose(purpose): bool(granted) for purpose, granted in rows}  # the last of each purpose
-        self._decided = Decided(self._person, key, list(counting.items()))
+        counting = {Purpose(purpose): (bool(granted), int(us)) for purpose, granted, us in rows}  # the last of each purpose
+        self._withdraw(transaction, {purpose: us for purpose, (granted, us) in counting.items() if not granted})
+        self._decided = Decided(self._person, key, [(purpose, granted) for purpose, (granted, _) in counting.items()])
 
     def publish(self) -> T:
         assert self._decided is not None
+        granted = [purpose for purpose, granted in self._decided.decisions if granted]
+        try:
+            self._tombstones.forget_withdrawals(self._person, granted)
+        except apsw.Error:  # the yes is on disk, and later than the no that stays
+            _log.exception("a withdrawal of consent that is over could not be forgotten; only an older backup would show it")
         return self._publish(self._decided)
+
+    def _withdraw(self, transaction: Transaction, given_us: dict[Purpose, int]) -> None:
+        was_clean = is_clean(transaction.connection, self._tombstones)
+        self._tombstones.withdraw(self._person, given_us)
+        if was_clean:  # otherwise an erasure or a withdrawal was cut short, and the next start ends it
+            note_clean(transaction.connection, self._tombstones)
 
 
 class SetProfile(Generic[T]):

@@ -1,4 +1,4 @@
-"""People out of a journal or a backup, by SQL."""
+"""What tombstones say of people, brought about in a journal or a backup by SQL."""
 
 import logging
 from collections import Counter
@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import apsw
 
-from server.journal.events import Person
+from server.journal.events import Person, write_withdrawal
 from server.journal.tombstones import Tombstones
+from server.users.directory import Purpose
 
 _log = logging.getLogger(__name__)
 STORES = ("events", "event_ids", "consents", "profiles", "links", "people")
@@ -49,13 +50,13 @@ def remove_people(connection: apsw.Connection, keys: Iterable[int]) -> Counter[s
 
 
 def is_clean(connection: apsw.Connection, tombstones: Tombstones) -> bool:
-    """Whether the journal says that it holds nothing of anybody who is erased."""
+    """Whether the journal says that it is up to date: it holds nothing of anybody who is erased, and every withdrawal."""
     row = connection.execute("SELECT value FROM meta WHERE key = ?", (_STAMP,)).fetchone()
     return row is not None and row[0] == tombstones.stamp
 
 
 def note_clean(connection: apsw.Connection, tombstones: Tombstones) -> None:
-    """Notes in the journal that it holds nothing of anybody who is erased."""
+    """Notes in the journal that it is up to date with the tombstones."""
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_STAMP, tombstones.stamp))
 
 
@@ -77,8 +78,8 @@ def note_swept(connection: apsw.Connection) -> None:
 def apply_tombstones(connection: apsw.Connection, tombstones: Tombstones) -> int:
     """Removes what a journal, or a backup, holds of erased people from before they were erased; returns how many ids had some.
 
-    To be run before anything is read from it. It takes no positions. What a person did after coming back stays. A journal that
-    was brought up to date before is not read again.
+    What a person did after coming back stays. Then each withdrawal of consent that is missing is written, as a decision of its
+    time. To be run before anything is read from it. A journal that was brought up to date before is not read again.
     """
     if is_clean(connection, tombstones):
         return 0
@@ -88,12 +89,40 @@ def apply_tombstones(connection: apsw.Connection, tombstones: Tombstones) -> int
             people = connection.execute("SELECT person_key, kind, subject_id FROM people")
             erased = [(key, us) for key, *who in people if (us := tombstones.erased_us(Person(*who))) is not None]
             found = sum(remove_until(connection, tombstones, key, erased_us) > 0 for key, erased_us in erased)
+        withdrawn = _withdraw_again(connection, tombstones)
         note_clean(connection, tombstones)
         if found:
             note_unswept(connection)
     if found:
         _log.warning("%d erased ids were in the journal again and have been removed", found)
+    if withdrawn:
+        _log.warning("%d withdrawals of consent were not in the journal and have been written to it again", withdrawn)
     return found
+
+
+def _withdraw_again(connection: apsw.Connection, tombstones: Tombstones) -> int:
+    """Writes the withdrawals that are missing, inside the caller's transaction; returns how many."""
+    known, missing = [], []
+    for key, *who in connection.execute("SELECT person_key, kind, subject_id FROM people"):
+        person = Person(*who)
+        withdrawn = tombstones.withdrawn(person)
+        if withdrawn:
+            known.append(person)
+        missing += [(key, purpose, us) for purpose, us in withdrawn.items() if not _is_decided(connection, key, purpose, us)]
+    tombstones.let_wait(known)
+    for key, purpose, given_us in missing:
+        head = connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'head' RETURNING value").get
+        write_withdrawal(connection, key, head, purpose, given_us)
+    return len(missing)
+
+
+def _is_decided(connection: apsw.Connection, key: int, purpose: Purpose, given_us: int) -> bool:
+    """Whether the journal has this withdrawal, or a later decision."""
+    rows = connection.execute(
+        "SELECT 1 FROM consents WHERE person_key = ? AND purpose = ? AND (given_us > ?3 OR given_us = ?3 AND NOT granted)",
+        (key, int(purpose), given_us),
+    )
+    return rows.fetchone() is not None
 
 
 def remove_until(connection: apsw.Connection, tombstones: Tombstones, key: int, erased_us: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import apsw
 
 from server.errors import StartupError
-from server.journal.backup import copy, exclusive, forget_erased
+from server.journal.backup import bring_up_to_date, copy, exclusive
 from server.journal.database import FILE_NAME, RESTORING, lock_directory, sync_directory
 from server.journal.migrations import SCHEMA_VERSION, migrate
 from server.journal.tombstones import FILE_NAME as TOMBSTONES
@@ -40,7 +40,7 @@ def restore(
 
     The journal gets a new epoch: positions after the backup's last are given out again, so revisions of the old epoch are
     refused. What event_ids are hashed with stays, so that repeats of events that the backup holds are known. Whoever the
-    directory's tombstones name is removed before anything can be served.
+    directory's tombstones name is removed, and what consent was withdrawn is withdrawn, before anything can be served.
 
     replace: deletes the journal that is there. Nothing is kept of it, since it may hold people who were erased.
     without_tombstones: also if the directory lacks those of where the backup was made.
@@ -64,7 +64,7 @@ def _restore(backup: Path, directory: Path, without_tombstones: bool, key_file: 
         if not without_tombstones:
             _require_tombstones(prepared, directory)
         _renew(prepared)
-        erased = forget_erased(prepared, directory, key_file)
+        erased = bring_up_to_date(prepared, directory, key_file)
         found = _check(prepared)
     except BaseException:
         prepared.unlink(missing_ok=True)
@@ -89,13 +89,13 @@ def _check(path: Path) -> dict[str, int]:
 
 
 def _require_tombstones(prepared: Path, directory: Path) -> None:
-    """That the directory has the tombstone file that the backup knows, so that nobody comes back who was erased since."""
+    """That the directory has the tombstone file that the backup knows, so that no erasure or withdrawal since is undone."""
     known = _stamp(prepared, "SELECT value FROM meta WHERE key = 'tombstones'")
     present = _stamp(directory / TOMBSTONES, "SELECT value FROM meta WHERE key = 'file'")
     if known is not None and known.split(":")[0] != present:
         raise StartupError(
-            f"{directory} lacks the {TOMBSTONES} of where the backup was made, without which erased people could come back; "
-            "copy it and its key there first, or say --without-tombstones if nobody was erased since"
+            f"{directory} lacks the {TOMBSTONES} of where the backup was made, without which erased people and withdrawn "
+            "consent could come back; copy it and its key there first, or say --without-tombstones if there was neither since"
         )
 
 

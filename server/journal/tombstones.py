@@ -1,4 +1,4 @@
-"""Who was erased and when, kept so that nobody can be recognised in it and nothing of them comes back.
+"""Who was erased and who withdrew consent, kept so that nobody can be recognised in it and nothing of that is undone.
 
 A file of its own, which a restore of the journal leaves alone. Subjects and event_ids are kept as HMAC-SHA256 with a key that
 lies outside the data directory.
@@ -7,7 +7,7 @@ lies outside the data directory.
 import hmac
 import secrets
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +17,12 @@ from server.errors import StartupError
 from server.journal.database import sync_directory
 from server.journal.erasure_key import key_path, read_key
 from server.journal.events import Person
+from server.users.directory import Purpose
 
 FILE_NAME = "tombstones.sqlite"
 _APPLICATION_ID = 0x54574254  # "TWBT"
-_SCHEMA_VERSION = 1
-_SCHEMA = """
+_SCHEMA_VERSION = 2
+_VERSION_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE subjects (
   hash BLOB PRIMARY KEY,              -- HMAC of kind and id
@@ -34,12 +35,26 @@ CREATE TABLE events (
   expires_us INTEGER NOT NULL         -- when no producer repeats the event any more
 ) STRICT, WITHOUT ROWID;
 """
+_VERSION_2 = """
+CREATE TABLE withdrawals (
+  hash BLOB NOT NULL,                 -- HMAC of kind and id
+  purpose INTEGER NOT NULL,           -- 1 personalisation, 2 training; the decision that counts is no
+  given_us INTEGER NOT NULL,          -- microseconds since 1970, UTC
+  is_waiting INTEGER NOT NULL,        -- 1: a journal lost the subject, so the decision waits until they are known again
+  PRIMARY KEY (hash, purpose)
+) STRICT, WITHOUT ROWID;
+"""
 _ADD_SUBJECT = """
 INSERT INTO subjects VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET erased_us = max(erased_us, excluded.erased_us),
 epoch = coalesce(excluded.epoch, epoch), first_exported = coalesce(excluded.first_exported, first_exported)
 """
 _ADD_EVENT = "INSERT INTO events VALUES (?, ?) ON CONFLICT DO UPDATE SET expires_us = max(expires_us, excluded.expires_us)"
-_REMEDY = "put the file back from a copy: without it erased people could come back"
+_WITHDRAW = """
+INSERT INTO withdrawals VALUES (?, ?, ?, 0) ON CONFLICT DO UPDATE SET given_us = excluded.given_us
+WHERE given_us < excluded.given_us
+"""
+_NEXT_GENERATION = "UPDATE meta SET value = value + 1 WHERE key = 'generation'"
+_REMEDY = "put the file back from a copy: without it erased people could come back, and consent that was withdrawn"
 
 
 class Exported(NamedTuple):
@@ -50,7 +65,10 @@ class Exported(NamedTuple):
 
 
 class Tombstones:
-    """Who was erased. The subjects are in memory; any thread may ask. What was added is on disk when `add` returns."""
+    """Who was erased, and who withdrew consent. Any thread may ask. What was written down is on disk when the method returns.
+
+    The erased are in memory. Withdrawals are not, since the journal has them too, but for those of subjects whom it lost.
+    """
 
     def __init__(self, connection: apsw.Connection, key: bytes, path: Path) -> None:
         self.path = path
@@ -58,13 +76,14 @@ class Tombstones:
         self._key = key
         self._lock = threading.Lock()
         self._subjects: dict[bytes, int] = dict(connection.execute("SELECT hash, erased_us FROM subjects"))
+        self._waiting = _waiting(connection)
 
     def __len__(self) -> int:
         return len(self._subjects)
 
     @property
     def stamp(self) -> str:
-        """What names this state of the file. A journal that notes it holds nothing of anybody who was erased until then."""
+        """What names this state of the file. A journal that notes it is up to date with all of it."""
         with self._lock:
             meta = dict(self._connection.execute("SELECT key, value FROM meta WHERE key IN ('file', 'generation')"))
         return f"{meta['file']}:{meta['generation']}"
@@ -102,19 +121,58 @@ class Tombstones:
         now, if it is not erased_us.
         """
         rows = [(self._subject(person), erased_us, *(exported or (None, None))) for person, exported in subjects]
+        hashes = [row[0] for row in rows]
         with self._lock, self._connection as connection:
             connection.execute("DELETE FROM events WHERE expires_us < ?", (erased_us if now_us is None else now_us,))
             connection.executemany(_ADD_SUBJECT, rows)
+            connection.executemany("DELETE FROM withdrawals WHERE hash = ?", [(hashed,) for hashed in hashes])
             connection.executemany(_ADD_EVENT, ((self._event(event), expires_us) for event in event_hashes))
-            connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
-        self._keep((row[0], erased_us) for row in rows)
+            connection.execute(_NEXT_GENERATION)
+        for hashed in hashes:
+            self._subjects[hashed] = max(erased_us, self._subjects.get(hashed, erased_us))
+            self._waiting.pop(hashed, None)
+
+    def withdraw(self, person: Person, given_us: Mapping[Purpose, int]) -> None:
+        """Writes down when the subject said no to purposes, microseconds since 1970, where that is what counts."""
+        hashed = self._subject(person)
+        with self._lock, self._connection as connection:
+            before = connection.total_changes()
+            connection.executemany(_WITHDRAW, [(hashed, int(purpose), us) for purpose, us in given_us.items()])
+            if connection.total_changes() > before:  # a repeat costs no write
+                connection.execute(_NEXT_GENERATION)
+
+    def forget_withdrawals(self, person: Person, purposes: Sequence[Purpose]) -> None:
+        """The subject said yes to purposes since; the journal must hold that already, or a crash would lose the no as well."""
+        hashed = self._subject(person)
+        with self._lock, self._connection as connection:
+            connection.executemany(
+                "DELETE FROM withdrawals WHERE hash = ? AND purpose = ?", [(hashed, int(purpose)) for purpose in purposes]
+            )
+        for purpose in purposes:
+            self._waiting.get(hashed, {}).pop(purpose, None)
+
+    def withdrawn(self, person: Person) -> dict[Purpose, int]:
+        """When the subject said no, microseconds since 1970, by purpose, where that was their decision that counted."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT purpose, given_us FROM withdrawals WHERE hash = ?", (self._subject(person),)
+            )
+            return {Purpose(purpose): us for purpose, us in rows}
+
+    def waiting(self, person: Person) -> Mapping[Purpose, int]:
+        """`withdrawn`, of a subject whom the journal does not know: they said no before a restore, but after the backup."""
+        return self._waiting.get(self._subject(person), {}) if self._waiting else {}
+
+    def let_wait(self, known: Iterable[Person]) -> None:
+        """The journal knows these subjects only: the withdrawals of all others wait until it does."""
+        hashes = {self._subject(person) for person in known}
+        with self._lock, self._connection as connection:
+            lost = [row for row in connection.execute("SELECT DISTINCT hash FROM withdrawals") if row[0] not in hashes]
+            connection.executemany("UPDATE withdrawals SET is_waiting = 1 WHERE hash = ?", lost)
+            self._waiting = _waiting(connection)
 
     def close(self) -> None:
         self._connection.close()
-
-    def _keep(self, rows: Iterable[tuple[bytes, int]]) -> None:
-        for hashed, erased_us in rows:
-            self._subjects[hashed] = max(erased_us, self._subjects.get(hashed, erased_us))
 
     def _subject(self, person: Person) -> bytes:
         return hmac.digest(self._key, f"subject {person.kind}:{person.subject_id}".encode(), "sha256")
@@ -135,7 +193,8 @@ def open_tombstones(directory: Path, key_file: Path | None = None) -> Tombstones
         connection = _connect(path)
         try:
             _open(connection, path)
-            somebody = connection.execute("SELECT 1 FROM subjects LIMIT 1").fetchone() is not None
+            anybody = connection.execute("SELECT 1 FROM subjects UNION ALL SELECT 1 FROM withdrawals LIMIT 1")
+            somebody = anybody.fetchone() is not None
             key = read_key(key_file, may_make=not somebody)
             if not somebody:
                 connection.execute("INSERT OR REPLACE INTO meta VALUES ('key_check', ?)", (_key_check(key),))
@@ -166,13 +225,22 @@ def _open(connection: apsw.Connection, path: Path) -> None:
     with connection:
         version = int(connection.pragma("user_version") or 0)
         if version == 0 and connection.execute("SELECT count(*) FROM sqlite_schema").get == 0:
-            connection.execute(_SCHEMA)
+            connection.execute(_VERSION_1)
             connection.execute("INSERT INTO meta VALUES ('file', ?), ('generation', 0)", (secrets.token_hex(8),))
             connection.pragma("application_id", _APPLICATION_ID)
-            connection.pragma("user_version", _SCHEMA_VERSION)
             sync_directory(path.parent)
-        elif version != _SCHEMA_VERSION or int(connection.pragma("application_id") or 0) != _APPLICATION_ID:
+        elif not 1 <= version <= _SCHEMA_VERSION or int(connection.pragma("application_id") or 0) != _APPLICATION_ID:
             raise StartupError(f"{path} is not a tombstone file of this version; upgrade Towerbridge, or {_REMEDY}")
+        if version < _SCHEMA_VERSION:
+            connection.execute(_VERSION_2)
+            connection.pragma("user_version", _SCHEMA_VERSION)
+
+
+def _waiting(connection: apsw.Connection) -> dict[bytes, dict[Purpose, int]]:
+    found: dict[bytes, dict[Purpose, int]] = {}
+    for hashed, purpose, given_us in connection.execute("SELECT hash, purpose, given_us FROM withdrawals WHERE is_waiting"):
+        found.setdefault(hashed, {})[Purpose(purpose)] = given_us
+    return found
 
 
 def _key_check(key: bytes) -> bytes:

@@ -24,7 +24,7 @@ class Transaction:
     """What a write may do inside a transaction: run SQL and take positions in the journal's one sequence.
 
     `head` is the last position taken, `event_key` what event_ids are hashed with, `created` the people whom this transaction
-    wrote: no view knows them before it is committed.
+    wrote: no view knows them before it is committed. `withdrawn` is the file's.
     """
 
     def __init__(self, file: JournalFile) -> None:
@@ -32,6 +32,7 @@ class Transaction:
         self.head = file.head
         self.event_key = file.event_key
         self.created: dict[Any, int] = {}
+        self.withdrawn = file.withdrawn
 
     def execute(self, sql: str, values: tuple[Any, ...] = ()) -> apsw.Cursor:
         return self.connection.execute(sql, values)

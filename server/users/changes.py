@@ -7,9 +7,9 @@ from typing import NamedTuple
 from server.engine.engine import Engine
 from server.journal.events import Person
 from server.journal.people import Decided, LinkPeople, Pair, SetConsent, SetProfile, UnlinkPeople
+from server.journal.tombstones import Tombstones
 from server.journal.writer import JournalWriter
 from server.releases.releases import Releases
-from server.users.admission import Erased
 from server.users.directory import Decision
 from server.users.people import People
 from server.users.profile import Profile
@@ -33,7 +33,7 @@ class PeopleChanges:
         refresher: Refresher,
         engine: Engine,
         releases: Releases,
-        erased: Erased,
+        tombstones: Tombstones,
         clock_us: Callable[[], int],
     ) -> None:
         self._journal = journal
@@ -41,7 +41,7 @@ class PeopleChanges:
         self._refresher = refresher
         self._engine = engine
         self._releases = releases
-        self._erased = erased
+        self._tombstones = tombstones
         self._clock_us = clock_us
 
     def set_consent(self, person: Person, decisions: Sequence[Decision]) -> Future[None]:
@@ -50,7 +50,7 @@ class PeopleChanges:
         def publish(decided: Decided) -> None:
             self.outdated(self._people.decide(*decided))
 
-        return self._journal.submit(SetConsent(person, decisions, self._clock_us(), publish, self._erased.erased_us))
+        return self._journal.submit(SetConsent(person, decisions, self._clock_us(), publish, self._tombstones))
 
     def set_profile(self, person: Person, profile: Profile | None) -> Future[None]:
         """Replaces the profile; None removes it. The future fails with FailedPrecondition without consent."""

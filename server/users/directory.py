@@ -1,6 +1,6 @@
 """Who is who, and what each of them has agreed to."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -33,9 +33,17 @@ class Directory:
     belongs to nobody.
     """
 
-    def __init__(self, presumed: Mapping[Purpose, bool] | None = None) -> None:
-        """presumed: for which purposes consent is presumed where nobody has decided; for none by default."""
+    def __init__(
+        self,
+        presumed: Mapping[Purpose, bool] | None = None,
+        withdrawn: Callable[[Person], Mapping[Purpose, int]] = lambda person: {},
+    ) -> None:
+        """presumed: for which purposes consent is presumed where nobody has decided; for none by default.
+
+        withdrawn: what a subject of whom nothing is recorded withdrew before a restore; see `Tombstones.waiting`.
+        """
         self._presumed = dict(presumed or {})
+        self._withdrawn = withdrawn
         # A string of kind and id is half the size of a tuple of both.
         self._keys: dict[str, int] = {}
         self._parents: dict[int, int] = {}
@@ -96,7 +104,9 @@ class Directory:
     def may_person(self, person: Person, purpose: Purpose) -> bool:
         """`may`, of a subject of which nothing may be recorded."""
         key = self.find(person)
-        return self._presumed.get(purpose, False) if key is None else self.may(key, purpose)
+        if key is None:
+            return self._presumed.get(purpose, False) and purpose not in self._withdrawn(person)
+        return self.may(key, purpose)
 
     def permitted_members(self, key: int) -> list[int]:
         """Those of `members` whose events may be used for personalisation."""
@@ -125,7 +135,11 @@ class Directory:
 
     def add(self, person: Person, key: int) -> None:
         """A subject became known."""
-        self._keys.setdefault(_name(person), key)
+        name = _name(person)
+        if name not in self._keys:
+            self._keys[name] = key
+            for purpose in self._withdrawn(person):
+                self.decide(key, purpose, False)
 
     def link(self, source: int, target: int) -> None:
         """The source belongs to the target from now on; it must belong to nobody, and not be the target's root."""

@@ -13,7 +13,7 @@ import apsw
 
 from server.errors import FailedPrecondition, StartupError
 from server.journal.database import open_journal
-from server.journal.erase import ErasePeople, forget_erased
+from server.journal.erase import ErasePeople, bring_up_to_date
 from server.journal.events import Event, Outcome, Person, RecordEvents, Status, StoredEvent, event_hash
 from server.journal.items import ItemContent, RemoveItems, SetAvailability, UpsertItems
 from server.journal.people import LinkPeople, SetConsent, SetProfile, UnlinkPeople
@@ -57,10 +57,10 @@ class Life:
         self._file = open_journal(directory)
         self.event_key = self._file.event_key
         self._tombstones = open_tombstones(directory, sent.key_file)
-        forget_erased(self._file, self._tombstones)
+        bring_up_to_date(self._file, self._tombstones)
         self.connection = self._file.connection
         self.states = [digest(self.connection)]
-        self._directory = Directory({Purpose.PERSONALISATION: True})
+        self._directory = Directory({Purpose.PERSONALISATION: True}, self._tombstones.waiting)
         self._directory.load(self.connection)
         self._names = {
             key: Person(*row) for key, *row in self.connection.execute("SELECT person_key, kind, subject_id FROM people")
@@ -139,7 +139,7 @@ class Life:
             for purpose, what in decided.decisions:
                 self._directory.decide(decided.key, purpose, what)
 
-        return SetConsent(self._person(), [decision], self.sent.now_us, publish), _nothing
+        return SetConsent(self._person(), [decision], self.sent.now_us, publish, self._tombstones), _nothing
 
     def _profile(self) -> tuple[Write[Any], Callable[[Any], None]]:
         person = self._person()
@@ -225,10 +225,14 @@ class _Observed:
 
 
 def digest(connection: apsw.Connection) -> bytes:
-    """Of every row of every table but meta and the log of exports."""
+    """Of every row of every table but meta and the log of exports.
+
+    Of a decision what was decided and when: the next start writes a withdrawal that was cut short without more than that.
+    """
     hashed = blake2b(digest_size=16)
     for table in TABLES:
-        for row in connection.execute(f"SELECT * FROM {table}"):
+        columns = "person_key, purpose, granted, given_us" if table == "consents" else "*"
+        for row in connection.execute(f"SELECT {columns} FROM {table}"):
             hashed.update(repr(row).encode())
     return hashed.digest()
 

@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 
 from server.catalogue.catalogue import Catalogue
 from server.journal.database import JournalFile, open_journal, open_reader
+from server.journal.erase import bring_up_to_date
 from server.journal.events import Event, Outcome, Person, RecordEvents, Status
 from server.journal.items import ItemContent, RemoveItems, UpsertItems, UpsertOutcome, load_items
 from server.journal.people import LinkPeople, SetConsent, UnlinkPeople
+from server.journal.tombstones import open_tombstones
 from server.journal.writer import Transaction, Write
 from server.releases.loading import item_places
 from server.users.admission import Admission
@@ -44,6 +46,8 @@ class World:
 
     def __init__(self, directory: Path, *, limit: int = 1000, capacity: int = 1_000_000, presumed: bool = False) -> None:
         self.file: JournalFile = open_journal(directory)
+        self.tombstones = open_tombstones(directory)
+        bring_up_to_date(self.file, self.tombstones)
         self._limit = limit
         self._capacity = capacity
         self._presumed = presumed
@@ -54,13 +58,14 @@ class World:
 
     def close(self) -> None:
         self.people.close()
+        self.tombstones.close()
         self.file.close()
 
     def rebuilt(self) -> People:
         """The views, made from zero."""
         people = People(
             TYPES,
-            Directory({Purpose.PERSONALISATION: self._presumed, Purpose.TRAINING: self._presumed}),
+            Directory({Purpose.PERSONALISATION: self._presumed, Purpose.TRAINING: self._presumed}, self.tombstones.waiting),
             limit=self._limit,
             capacity=self._capacity,
             unreferenced=self.unreferenced.append,
@@ -82,7 +87,7 @@ class World:
         return write.publish()
 
     def record(self, events: Sequence[Event]) -> list[Outcome]:
-        admission = Admission(self.people.directory, NobodyErased())
+        admission = Admission(self.people.directory, self.tombstones)
         return self.write(RecordEvents(events, 0, admission, lambda new: self.people.add(new, self._ordinal)))
 
     def upsert(self, item_id: str) -> None:
@@ -102,7 +107,7 @@ class World:
 
     def decide(self, person: Person, purpose: Purpose, granted: bool, given_us: int) -> None:
         decision = Decision(purpose, granted, "test", given_us)
-        self.write(SetConsent(person, [decision], 0, lambda decided: self.people.decide(*decided)))
+        self.write(SetConsent(person, [decision], 0, lambda decided: self.people.decide(*decided), self.tombstones))
 
     def link(self, source: Person, target: Person) -> bool:
         def publish(pair: Any) -> bool:
