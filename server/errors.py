@@ -9,7 +9,7 @@ ServiceError
 ├── PermissionDenied      PERMISSION_DENIED     this server does not offer it
 ├── DeadlineExceeded      DEADLINE_EXCEEDED     not to be had in the time given
 ├── ResourceExhausted     RESOURCE_EXHAUSTED    not enough memory for it now
-└── Unavailable           UNAVAILABLE           try another server: draining, or a part of this one has died
+└── Unavailable           UNAVAILABLE           try again, or another server: not yet ready, draining, or a part has died
 StartupError                                    the server cannot start; one line says why and what to do
 """
 

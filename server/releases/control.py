@@ -296,9 +296,7 @@ class ReleaseControl:
         if releases.previous is None:
             coming = self._coming_back
             if coming is not None:
-                raise FailedPrecondition(
-                    f"release {coming}, which was live before, is being loaded; repeat the call in a moment"
-                )
+                raise Unavailable(f"release {coming}, which was live before, is being loaded; repeat the call in a moment")
             raise FailedPrecondition("no release was live before the live one; load and promote another")
         if time.monotonic() > deadline:
             raise DeadlineExceeded(_NO_TURN)

@@ -4,11 +4,14 @@ import errno
 import threading
 from pathlib import Path
 
+import grpc
 import pytest
 import towerbridge
+from towerbridge import v1
 
-from server.releases.preparing import Order, Progress
+from server.releases.preparing import Order, Progress, prepare
 from server.releases.record import Recorded, read_record
+from tests.server.about_people import refused
 from tests.server.releasing import LIVE, LOADED, PREVIOUS, serving, states, wait_until, write_bundles
 from tests.tiny import write_tiny_bundle
 
@@ -86,6 +89,27 @@ def test_a_release_that_comes_back_and_one_that_is_asked_for_do_not_stop_the_sta
         assert control._coming_back is None
         go_on.set()
         assert loading.result(60).release_id == ids["c"]
+
+
+def test_a_rollback_while_the_one_before_is_loaded_again_is_to_be_repeated(
+    ids: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    go_on = threading.Event()
+
+    def held(order: Order, progress: Progress) -> None:
+        go_on.wait(60)
+        prepare(order, progress)
+
+    with serving(tmp_path / "a", tmp_path / "data") as served:
+        served.client.load_release("b")
+        served.client.promote_release(ids["b"])
+    monkeypatch.setattr("tests.server.releasing.prepare", held)
+    with serving(tmp_path / "a", tmp_path / "data") as served:
+        with refused(grpc.StatusCode.UNAVAILABLE, "which was live before, is being loaded; repeat the call"):
+            served.client._releases.RollbackRelease(v1.RollbackReleaseRequest(), timeout=20)
+        go_on.set()
+        wait_until(lambda: states(served.client).get(ids["a"]) == PREVIOUS)
+        assert served.client.rollback_release().release.release_id == ids["a"]
 
 
 def test_vectors_of_a_release_that_is_live_again_take_in_what_happened_meanwhile(ids: dict[str, str], tmp_path: Path):

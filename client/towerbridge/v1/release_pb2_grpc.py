@@ -110,7 +110,8 @@ class ReleaseServiceServicer(object):
     def RollbackRelease(self, request, context):
         """Makes the release that was live before the live one again.
 
-        Errors: FAILED_PRECONDITION if there is none, or if expected_live_release_id is not the live one.
+        Errors: FAILED_PRECONDITION if there is none, or if expected_live_release_id is not the live one; UNAVAILABLE while it is being
+        loaded again after a restart.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,7 +58,8 @@ class ReleaseServiceStub:
     RollbackRelease: _grpc.UnaryUnaryMultiCallable[_release_pb2.RollbackReleaseRequest, _release_pb2.RollbackReleaseResponse]
     """Makes the release that was live before the live one again.
 
-    Errors: FAILED_PRECONDITION if there is none, or if expected_live_release_id is not the live one.
+    Errors: FAILED_PRECONDITION if there is none, or if expected_live_release_id is not the live one; UNAVAILABLE while it is being
+    loaded again after a restart.
     """
 
 @_typing.type_check_only
@@ -91,7 +92,8 @@ class ReleaseServiceAsyncStub(ReleaseServiceStub):
     RollbackRelease: _aio.UnaryUnaryMultiCallable[_release_pb2.RollbackReleaseRequest, _release_pb2.RollbackReleaseResponse]  # type: ignore[assignment]
     """Makes the release that was live before the live one again.
 
-    Errors: FAILED_PRECONDITION if there is none, or if expected_live_release_id is not the live one.
+    Errors: FAILED_PRECONDITION if there is none, or if expected_live_release_id is not the live one; UNAVAILABLE while it is being
+    loaded again after a restart.
     """
 
 class ReleaseServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -151,7 +153,8 @@ class ReleaseServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_release_pb2.RollbackReleaseResponse, _abc.Awaitable[_release_pb2.RollbackReleaseResponse]]:
         """Makes the release that was live before the live one again.
 
-        Errors: FAILED_PRECONDITION if there is none, or if expected_live_release_id is not the live one.
+        Errors: FAILED_PRECONDITION if there is none, or if expected_live_release_id is not the live one; UNAVAILABLE while it is being
+        loaded again after a restart.
         """
 
 def add_ReleaseServiceServicer_to_server(servicer: ReleaseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
