@@ -233,7 +233,7 @@ class Tenant:
         self._audience = Audience(people, self._refresher, self._computer.refresh, self._engine, release)
         return handlers_of(
             RecommendationServicer(recommender, people, catalogue, journal, release, config),
-            EventServicer(intake, journal, config, self._clock_us, self._event_counts),
+            EventServicer(intake, journal, config, self._clock_us, people.directory, self._event_counts),
             ItemServicer(self._changes, catalogue, journal, release, config),
             UserServicer(people, self._people_changes, erasure, catalogue, journal, release, config, self._clock_us),
             AudienceServicer(self._audience, catalogue, config),

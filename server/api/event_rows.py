@@ -12,6 +12,7 @@ from server.errors import AlreadyExists, FailedPrecondition, InvalidField, Servi
 from server.fields import check_event_time, check_id, check_type
 from server.journal.events import USER, VISITOR, Event, Outcome, Person, Status
 from server.journal.revision import to_token
+from server.users.directory import Directory, Purpose
 
 _WRITTEN = {
     Status.ACCEPTED: event_pb2.EVENT_STATUS_ACCEPTED,
@@ -29,8 +30,10 @@ Result = event_pb2.EventResult
 class EventRows:
     """Decodes events and encodes their results; counts events by what became of them, CLASH for all that were rejected."""
 
-    def __init__(self, epoch: str, max_age_days: int, counts: Counter[Status] | None = None) -> None:
+    def __init__(self, epoch: str, max_age_days: int, directory: Directory, counts: Counter[Status] | None = None) -> None:
+        """directory: says why somebody's events were dropped."""
         self._epoch = epoch
+        self._directory = directory
         self._max_age_days = max_age_days
         self._counts: Counter[Status] = counts if counts is not None else Counter()
 
@@ -82,13 +85,14 @@ class EventRows:
             problem = f"{event.event_id!r} is taken by an event with other content; give each event an id of its own"
             return _refused(event_pb2.EVENT_STATUS_REJECTED, AlreadyExists(problem), f"events[{place}].event_id")
         actor = "user_id" if event.person.kind == USER else "visitor_id"
-        return _refused(_DROPPED[status], FailedPrecondition(_why(status, actor)), f"events[{place}].{actor}")
+        return _refused(
+            _DROPPED[status], FailedPrecondition(f"this {actor} {self._why(event, status)}"), f"events[{place}].{actor}"
+        )
 
-
-def _why(status: Status, actor: str) -> str:
-    if status is Status.NO_CONSENT:
-        return f"this {actor} has not consented to personalisation; record their consent first (SetConsent)"
-    return f"this {actor} was erased after the event happened; don't send it again"
+    def _why(self, event: Event, status: Status) -> str:
+        if status is Status.NO_CONSENT:
+            return self._directory.why_not(event.person, Purpose.PERSONALISATION)
+        return "was erased after the event happened; don't send it again"
 
 
 def _refused(status: event_pb2.EventStatus.ValueType, error: ServiceError, field: str = "") -> Result:

@@ -14,6 +14,7 @@ from server.fields import ROWS_MAX, check_count
 from server.journal.events import Event, Outcome, Status
 from server.journal.revision import to_token
 from server.journal.writer import JournalWriter
+from server.users.directory import Directory
 from server.users.intake import EventIntake
 from server.waiting import result_of
 
@@ -25,6 +26,7 @@ class EventServicer(event_pb2_grpc.EventServiceServicer):
         journal: JournalWriter,
         config: Config,
         clock_us: Callable[[], int],
+        directory: Directory,
         counts: Counter[Status] | None = None,
     ) -> None:
         """counts: of events by what became of them."""
@@ -32,7 +34,7 @@ class EventServicer(event_pb2_grpc.EventServiceServicer):
         self._journal = journal
         self._default_deadline_ms = config.listen.default_deadline_ms
         self._clock_us = clock_us
-        self._rows = EventRows(journal.epoch, config.journal.max_event_age_days, counts)
+        self._rows = EventRows(journal.epoch, config.journal.max_event_age_days, directory, counts)
         self._collector = EventCollector(intake.record, clock_us)
 
     async def RecordEvents(self, request: event_pb2.RecordEventsRequest, context: Context) -> event_pb2.RecordEventsResponse:

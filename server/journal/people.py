@@ -121,7 +121,8 @@ class SetProfile(Generic[T]):
 
     def commit(self, transaction: Transaction) -> None:
         if self._profile is not None and not self._directory.may_person(self._person, Purpose.PERSONALISATION):
-            raise FailedPrecondition(f"{named(self._person)} has not consented to personalisation; record their consent first")
+            why = self._directory.why_not(self._person, Purpose.PERSONALISATION)
+            raise FailedPrecondition(f"{named(self._person)} {why}")
         self._key = self._directory.find(self._person) if self._profile is None else person_key(transaction, self._person)
         if self._key is None:
             return

@@ -193,7 +193,7 @@ class Recommender:
         if answer.fallback is Fallback.TOO_LATE:
             raise DeadlineExceeded("no vector could be computed in time, and there is no older one; give the call more time")
         if answer.scores is None:
-            raise FailedPrecondition(f"nothing to score with: {_WHY_NOT[answer.fallback or Fallback.NO_HISTORY]}")
+            raise FailedPrecondition(f"nothing to score with: {self._why_not(who, answer.fallback or Fallback.NO_HISTORY)}")
         scored: list[str] = []
         scores: list[float] = []
         skipped: list[tuple[str, Skip]] = []
@@ -211,6 +211,12 @@ class Recommender:
                 scored.append(item_id)
                 scores.append(score)
         return scored, scores, skipped, answer
+
+    def _why_not(self, who: Who, fallback: Fallback) -> str:
+        if fallback is Fallback.NO_CONSENT and isinstance(who, Person):
+            why = self._people.directory.why_not(who, Purpose.PERSONALISATION)
+            return f"the person {why}; or send a history"
+        return _WHY_NOT[fallback]
 
     def _submit(
         self,
@@ -271,7 +277,6 @@ _DEGRADED = {
     Fallback.NO_CONSENT: Degraded.NO_CONSENT,
 }
 _WHY_NOT = {
-    Fallback.NO_CONSENT: "the person has not consented to personalisation; record their consent first, or send a history",
     Fallback.NO_HISTORY: "nothing that counts is known of the subject; record events first or send a history",
     Fallback.NO_USER_TOWER: "the live release has no user tower; send a vector",
 }

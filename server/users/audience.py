@@ -135,7 +135,7 @@ class Audience:
             nonlocal root
             key = directory.find(person)
             if key is None or not directory.may(key, Purpose.PERSONALISATION):
-                raise FailedPrecondition(f"{named(person)} has not consented to personalisation")
+                raise FailedPrecondition(f"{named(person)} {directory.why_not(person, Purpose.PERSONALISATION)}")
             root = directory.root(key)
             history = self._people.history(root)  # here, before the call: see ForPerson
             return lambda: _vector_of(release, root, history)

@@ -108,6 +108,16 @@ class Directory:
             return self._presumed.get(purpose, False) and purpose not in self._withdrawn(person)
         return self.may(key, purpose)
 
+    def why_not(self, person: Person, purpose: Purpose) -> str:
+        """Why what is known of a subject may not be used, and what changes that: the rest of a sentence about them."""
+        key, name = self.find(person), purpose.name.lower()
+        own = (False if purpose in self._withdrawn(person) else None) if key is None else self.decided(key, purpose)
+        if own is False:
+            return f"has refused {name}; only a later yes of theirs changes that (SetConsent)"
+        if key is not None and self._on_the_way(key, purpose) is False:
+            return f"is linked to an id that has refused {name}; only a later yes of that id changes that (SetConsent)"
+        return f"has not consented to {name}; record their consent first (SetConsent)"
+
     def permitted_members(self, key: int) -> list[int]:
         """Those of `members` whose events may be used for personalisation."""
         root, purpose = self.root(key), Purpose.PERSONALISATION

@@ -98,7 +98,7 @@ def test_only_those_who_consent_are_named(serve: Serve):
     served.clock.now_us += 1_000_000
     about.decide(user("bob"), decision(False, given_us=served.clock.now_us))
     assert ids(list(served.client.find_audience("item-1"))) == ["ann"]
-    with pytest.raises(towerbridge.FailedPrecondition, match="consented"):
+    with pytest.raises(towerbridge.FailedPrecondition, match="has refused"):
         list(served.client.find_similar_users(user_id="bob"))
 
 

@@ -69,6 +69,24 @@ def test_by_default_nothing_is_recorded_of_people_who_have_not_said_yes(serve: S
         served.client.score_items(["item-1"], user_id="ann")
 
 
+def test_what_is_refused_says_who_said_no(shared: Served):
+    about, ann, phone = About(shared), somebody(), visitor(f"phone-{next(_numbers)}")
+    about.link(phone, ann)
+    about.decide(ann, decision(False))
+    own, linked = (
+        "has refused personalisation; only a later yes of theirs",
+        "is linked to an id that has refused personalisation",
+    )
+    assert own in view(shared, ann).error.message
+    assert linked in view(shared, phone).error.message
+    for person, why in ((ann, own), (phone, linked)):
+        who = {"user_id": person.user_id} if person.user_id else {"visitor_id": person.visitor_id}
+        with pytest.raises(towerbridge.FailedPrecondition, match=why):
+            shared.client.score_items(["item-1"], **who)
+        with refused(PRECONDITION, why):
+            about.profile(person, likes=["item-1"])
+
+
 def test_one_persons_missing_consent_drops_their_rows_of_a_batch_alone(serve: Serve):
     served = serve(consent=OPT_IN)
     About(served).decide(user("ann"), decision(True))

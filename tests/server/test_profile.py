@@ -102,7 +102,7 @@ def test_without_consent_nothing_is_stated_and_nothing_that_was_stated_is_used(s
     about, ann = About(shared), somebody(shared)
     about.profile(ann, attributes={"colour": value("red")}, likes=["item-49"], disliked_categories=["green"])
     about.decide(ann, decision(False))
-    with refused(PRECONDITION, "has not consented to personalisation"):
+    with refused(PRECONDITION, "has refused personalisation"):
         about.profile(ann, likes=["item-1"])
     answer = shared.client.recommend(user_id=ann.user_id, limit=N)
     assert list(answer.item_ids) == ALL  # the most popular first
