@@ -29,11 +29,12 @@ from server.fields import (
 from server.journal.events import Person
 from server.journal.revision import require, to_token
 from server.journal.writer import JournalWriter
-from server.recommend.ask import Ask, Degraded, Given, Ranked, Skip, Started
+from server.recommend.ask import Ask, Degraded, Given, Ranked, Skip, Started, Who
 from server.recommend.flow import Recommender
 from server.recommend.preferences import Preferences, usable_profile
 from server.releases.release import Release
 from server.users.people import People
+from server.users.profile import Profile
 
 _BATCH_MAX = 100
 _DEGRADED = {
@@ -46,6 +47,7 @@ _SKIPPED = {
     Skip.UNKNOWN_ITEM: recommendation_pb2.SKIP_REASON_UNKNOWN_ITEM,
     Skip.UNAVAILABLE: recommendation_pb2.SKIP_REASON_UNAVAILABLE,
     Skip.NO_VECTOR: recommendation_pb2.SKIP_REASON_NO_VECTOR,
+    Skip.DISLIKED: recommendation_pb2.SKIP_REASON_DISLIKED,
 }
 
 
@@ -112,8 +114,9 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         require(request.min_revision, epoch=self._journal.epoch, head=revision)
         who = decode_subject(request.subject, self._people, self._catalogue, self._release())
         item_ids = check_ids(request.item_ids, "item_ids", ROWS_MAX, minimum=1)
+        preferences = Preferences.of(self._profile(who), self._preference_bonus)
         scored, scores, skipped, answer = await self._recommender.score(
-            who, item_ids, allow_stale=request.allow_stale, deadline=deadline
+            who, item_ids, preferences=preferences, allow_stale=request.allow_stale, deadline=deadline
         )
         response = recommendation_pb2.ScoreItemsResponse(
             item_ids=scored,
@@ -190,7 +193,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
         _check_attributes(request.attributes)
         require(request.min_revision, epoch=self._journal.epoch, head=revision)
-        profile = usable_profile(self._people, who) if isinstance(who, Person) else None
+        profile = self._profile(who)
         chosen = await self._filters.decode(request.filter, profile=lambda: profile) if request.HasField("filter") else None
         ask = Ask(who, limit, excluded, request.exclude_seen, request.allow_stale, chosen, request.search.exact)
         preferences = Preferences.of(profile, self._preference_bonus)
@@ -199,6 +202,9 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
             await self._recommender.prepare(ask.favoured, deadline)
         await self._recommender.prepare(ask.filter, deadline)
         return ask
+
+    def _profile(self, who: Who) -> Profile | None:
+        return usable_profile(self._people, who) if isinstance(who, Person) else None
 
     async def _filter(
         self,

@@ -43,6 +43,7 @@ class Skip(Enum):
     UNKNOWN_ITEM = "unknown item"
     UNAVAILABLE = "unavailable"
     NO_VECTOR = "no vector"
+    DISLIKED = "disliked"
 
 
 @dataclass(frozen=True, slots=True)

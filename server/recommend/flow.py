@@ -15,6 +15,7 @@ from server.engine.query import NOTHING, Answer, Fallback, ForHistory, ForItem, 
 from server.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from server.journal.events import Person
 from server.recommend.ask import Ask, Degraded, Given, Ranked, Skip, Started, Who, merged
+from server.recommend.preferences import Preferences
 from server.releases.release import Release
 from server.telemetry import current
 from server.telemetry.stages import StageFigures
@@ -180,7 +181,13 @@ class Recommender:
         raise RuntimeError("the final ranking gave nothing")
 
     async def score(
-        self, who: Who, item_ids: Sequence[str], *, allow_stale: bool, deadline: float
+        self,
+        who: Who,
+        item_ids: Sequence[str],
+        *,
+        preferences: Preferences | None,
+        allow_stale: bool,
+        deadline: float,
     ) -> tuple[list[str], list[float], list[tuple[str, Skip]], Answer]:
         """Scores the permitted ones among the items, in their order; also says which were skipped, and why.
 
@@ -205,6 +212,8 @@ class Recommender:
                 skipped.append((item_id, Skip.UNKNOWN_ITEM))
             elif not now.available:
                 skipped.append((item_id, Skip.UNAVAILABLE))
+            elif preferences is not None and not preferences.permits(now):
+                skipped.append((item_id, Skip.DISLIKED))
             elif score != score:
                 skipped.append((item_id, Skip.NO_VECTOR))
             else:

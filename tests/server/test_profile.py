@@ -80,6 +80,17 @@ def test_what_is_too_much_or_not_a_value_is_refused_by_name(parts: dict[str, Any
     assert caught.value.field == field
 
 
+def test_what_is_disliked_is_not_scored_and_named(shared: Served):
+    ann = somebody(shared)
+    About(shared).profile(ann, dislikes=["item-3"], disliked_categories=["green"], likes=["item-5"])
+    reply = shared.client.score_items(ALL, user_id=ann.user_id)
+    greens = {item for item in ALL if "green" in CATEGORIES_OF[item]}
+    assert {one.item_id for one in reply.skipped} == {"item-3", *greens} == set(ALL) - set(reply.item_ids)
+    assert {one.reason for one in reply.skipped} == {v1.SkipReason.SKIP_REASON_DISLIKED}
+    plain = shared.client.score_items(reply.item_ids, history=[("item-5", "view"), ("item-10", "view")])
+    np.testing.assert_allclose(reply.scores, plain.scores, atol=1e-5)  # the cosine, without the bonus
+
+
 def test_a_profile_is_replaced_whole_shown_and_kept_over_a_restart(serve: Serve):
     served = serve()
     ann = user("ann")

@@ -36,6 +36,8 @@ class _SkipReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SkipReason
     """The item is marked as unavailable."""
     SKIP_REASON_NO_VECTOR: _SkipReason.ValueType  # 3
     """The item has no vector in the live release."""
+    SKIP_REASON_DISLIKED: _SkipReason.ValueType  # 4
+    """The person's profile dislikes the item or one of its categories."""
 
 class SkipReason(_SkipReason, metaclass=_SkipReasonEnumTypeWrapper):
     """Why an item was not scored."""
@@ -48,6 +50,8 @@ SKIP_REASON_UNAVAILABLE: SkipReason.ValueType  # 2
 """The item is marked as unavailable."""
 SKIP_REASON_NO_VECTOR: SkipReason.ValueType  # 3
 """The item has no vector in the live release."""
+SKIP_REASON_DISLIKED: SkipReason.ValueType  # 4
+"""The person's profile dislikes the item or one of its categories."""
 Global___SkipReason: _TypeAlias = SkipReason  # noqa: Y015
 
 @_typing.final
