@@ -150,6 +150,7 @@ class BatchComputer:
                 continue
             elif not release.counts(one.history):
                 one.answer.fallback = Fallback.NO_HISTORY
+                one.answer.events_behind = one.history.counted  # those on items without a vector, as GetUser tells
             elif self._in_time(one, release):
                 to_encode.append((one, one.history))
         if not to_encode:

@@ -75,6 +75,20 @@ def test_a_text_with_nothing_to_read_it_is_kept_and_not_searchable(shared: Serve
     shared.client.remove_items(["wordy"])
 
 
+def test_events_on_an_item_without_a_vector_are_told_alike_by_every_answer(shared: Served):
+    client = shared.client
+    client.upsert_items([towerbridge.item("mute", text="nothing reads it")])
+    client.record_events([towerbridge.event("view", "mute", user_id="reader of the mute")])
+    person, answer = client.get_user(user_id="reader of the mute"), client.recommend(user_id="reader of the mute", limit=1)
+    assert list(answer.degraded) == [v1.DegradedReason.Value("DEGRADED_REASON_NO_HISTORY")]
+    assert person.event_count == person.events_behind == answer.events_behind == 1
+    client.record_events([towerbridge.event("view", "item-1", user_id="reader of the mute")])
+    answer, person = client.recommend(user_id="reader of the mute", limit=1), client.get_user(user_id="reader of the mute")
+    assert not answer.degraded
+    assert (person.event_count, person.events_behind, answer.events_behind) == (2, 0, 0)
+    client.remove_items(["mute"])
+
+
 def test_an_item_comes_back_whole(shared: Served):
     attributes = {
         "title": "Blue suède shoes",
