@@ -50,7 +50,13 @@ class AlreadyExists(ServiceError):
 
 
 class FailedPrecondition(ServiceError):
+    """`field` names what the state does not fit, if it is one field of the request."""
+
     code = grpc.StatusCode.FAILED_PRECONDITION
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class PermissionDenied(ServiceError):

@@ -17,11 +17,12 @@ from server.api.refusals import Refusal
 from server.api.requests import Requests
 from server.api.status import status_of
 from server.api.wire import Context
-from server.errors import DeadlineExceeded, InvalidRequest, ServiceError, Unavailable
+from server.errors import DeadlineExceeded, InvalidField, InvalidRequest, ServiceError, Unavailable
 from server.security.roles import Role
 from server.telemetry.current import CALL, USER, Call
 
 _LATE = "the deadline had passed before the call was worked on"
+_SIZING = ("requests", "item_ids", "limit")  # what says how much an answer holds
 _TOO_LARGE = "the answer would have {size:.1f} MiB, more than listen.max_message_bytes ({most:.1f} MiB); ask for fewer"
 _MESSAGE_SECONDS = 5.0
 _OK = grpc.StatusCode.OK
@@ -150,6 +151,11 @@ def _ids(message: Message) -> Iterator[str]:
                     yield from _ids(one)
 
 
+def _sizing(request: Message) -> str:
+    """The field that makes the answer large."""
+    return next((name for name in _SIZING if name in request.DESCRIPTOR.fields_by_name), "request")
+
+
 def _decoded(method: Method, handler: Inner, *, encoded: bool = True) -> Inner:
     """From bytes, if there is time for it. encoded: to bytes again, unless the handler has done it."""
     decode, encode = method.decode, method.encode
@@ -169,7 +175,9 @@ def _decoded(method: Method, handler: Inner, *, encoded: bool = True) -> Inner:
             raise
         reply = encode(response) if encoded and type(response) is not bytes else response
         if encoded and len(reply) > method.reply_bytes_max:
-            raise InvalidRequest(_TOO_LARGE.format(size=len(reply) / 2**20, most=method.reply_bytes_max / 2**20))
+            raise InvalidField(
+                _sizing(request), _TOO_LARGE.format(size=len(reply) / 2**20, most=method.reply_bytes_max / 2**20)
+            )
         return reply
 
     return decoded

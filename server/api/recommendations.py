@@ -14,7 +14,7 @@ from server.catalogue.attributes import to_wire
 from server.catalogue.catalogue import Catalogue
 from server.config import Config
 from server.engine.query import Answer
-from server.errors import InvalidField, ServiceError
+from server.errors import FailedPrecondition, InvalidField, ServiceError
 from server.fields import (
     ATTRIBUTES_MAX,
     EXCLUDED_MAX,
@@ -102,8 +102,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                 results.append(recommendation_pb2.BatchRecommendResult(response=response))
                 await asyncio.sleep(0)  # other calls are not held up by a long batch's replies
             except ServiceError as error:
-                named = error.under(f"requests[{place}]") if isinstance(error, InvalidField) else error
-                results.append(recommendation_pb2.BatchRecommendResult(error=row_error(named, f"requests[{place}]")))
+                results.append(recommendation_pb2.BatchRecommendResult(error=_row_error(error, f"requests[{place}]")))
         return recommendation_pb2.BatchRecommendResponse(results=results)
 
     async def ScoreItems(
@@ -243,6 +242,13 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                 for column, value in zip(columns, values, strict=True):
                     column.values.append(to_wire(value))
         return columns
+
+
+def _row_error(error: ServiceError, row: str) -> common_pb2.RowError:
+    if isinstance(error, InvalidField):
+        return row_error(error.under(row))
+    field = error.field if isinstance(error, FailedPrecondition) else ""
+    return row_error(error, f"{row}.{field}" if field else row)
 
 
 def _check_attributes(names: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from server.users.people import People
 def check_release(release_id: str, release: Release, field: str) -> None:
     """Refuses a vector of another release."""
     if release_id != release.release_id:
-        raise FailedPrecondition(f"{field}: {other_release(release.release_id, release_id)}")
+        raise FailedPrecondition(f"{field}: {other_release(release.release_id, release_id)}", field)
 
 
 def decode_subject(subject: common_pb2.Subject, people: People, catalogue: Catalogue, release: Release) -> Who:

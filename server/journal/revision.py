@@ -23,6 +23,6 @@ def require(token: str, *, epoch: str, head: int, field: str = "min_revision") -
     if not separator or not token_epoch or not _POSITION.fullmatch(position):
         raise InvalidField(field, "is not a revision; send one from an earlier reply, unchanged")
     if token_epoch != epoch:
-        raise FailedPrecondition(f"{field} is of another journal; this server cannot tell what it included")
+        raise FailedPrecondition(f"{field} is of another journal; this server cannot tell what it included", field)
     if int(position, 16) > head:
-        raise FailedPrecondition(f"{field} is ahead of this journal, which may have been restored from a backup")
+        raise FailedPrecondition(f"{field} is ahead of this journal, which may have been restored from a backup", field)

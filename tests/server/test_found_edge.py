@@ -80,8 +80,14 @@ def test_a_health_call_without_a_message_is_the_callers_error(shared: Served):
 
 def test_an_answer_that_is_too_large_says_to_ask_for_fewer(serve: Serve):
     served = serve(listen={"max_message_bytes": 1024})
-    with pytest.raises(towerbridge.InvalidArgument, match="ask for fewer"):
-        served.client.get_items([f"item-{n}" for n in range(50)])
+    row = towerbridge.recommend_request(user_id="ann", limit=50)
+    for field, ask in {
+        "item_ids": lambda: served.client.get_items([f"item-{n}" for n in range(50)]),
+        "limit": lambda: served.client.recommend(user_id="ann", limit=50, attributes=["colour", "kind", "year", "title"]),
+        "requests": lambda: served.client.batch_recommend([row, row]),
+    }.items():
+        with pytest.raises(towerbridge.InvalidArgument, match=f"{field}: the answer would have .*ask for fewer"):
+            ask()
     assert len(served.client.get_items(["item-1"]).items) == 1
 
 

@@ -120,6 +120,16 @@ def test_one_bad_row_of_a_batch_leaves_the_others_alone(shared: Served):
     assert (results[1].error.code, results[1].error.field) == (3, "requests[1].limit")
 
 
+def test_a_row_whose_revision_or_vector_is_of_elsewhere_names_the_field(shared: Served):
+    vector = towerbridge.recommend_request(vector=[1.0] * 8, release_id="another", limit=2)
+    revision = towerbridge.recommend_request(user_id="nobody", limit=2, min_revision="0123-1")
+    results = shared.client.batch_recommend([vector, revision]).results
+    assert [(result.error.code, result.error.field) for result in results] == [
+        (9, "requests[0].subject.vector.release_id"),
+        (9, "requests[1].min_revision"),
+    ]
+
+
 def test_scores_keep_the_order_asked_and_say_why_items_were_skipped(shared: Served, bundle: Bundle):
     view(shared, "scorer", "item-20")
     shared.client.set_availability({"item-49": False})
