@@ -16,7 +16,6 @@ EXCLUDED_MAX = 10_000
 ATTRIBUTES_MAX = 32
 DAY_US = 86_400_000_000
 _TYPE = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
-_SMALLEST_NORM = 1e-12
 
 
 def check_id(value: str, field: str) -> str:
@@ -85,9 +84,9 @@ def check_vector(values: Sequence[float], field: str, dim: int) -> NDArray[np.fl
         vector = np.array(values, dtype=np.float32)
     if not np.isfinite(vector).all():
         raise InvalidField(field, "must have finite components only")
-    # In float64: the square of a large component overflows float32.
+    # In float64: the square of a large component overflows float32, and that of a small one is 0 in it.
     norm = float(np.linalg.norm(vector.astype(np.float64)))
-    if norm < _SMALLEST_NORM:
+    if norm == 0.0:
         raise InvalidField(field, "must not be all zero")
     return (vector.astype(np.float64) / norm).astype(np.float32)
 

@@ -120,6 +120,14 @@ def test_one_bad_row_of_a_batch_leaves_the_others_alone(shared: Served):
     assert (results[1].error.code, results[1].error.field) == (3, "requests[1].limit")
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-45, 1e38])
+def test_a_vector_of_any_length_but_zero_is_scaled(shared: Served, scale: float):
+    found = shared.client.recommend(vector=[scale, 0.0, scale, 0.0, 0.0, 0.0, 0.0, 0.0], limit=5)
+    same = shared.client.recommend(vector=[1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0], limit=5)
+    assert list(found.item_ids) == list(same.item_ids)
+    np.testing.assert_allclose(found.scores, same.scores, atol=1e-6)
+
+
 def test_a_row_whose_revision_or_vector_is_of_elsewhere_names_the_field(shared: Served):
     vector = towerbridge.recommend_request(vector=[1.0] * 8, release_id="another", limit=2)
     revision = towerbridge.recommend_request(user_id="nobody", limit=2, min_revision="0123-1")
