@@ -60,8 +60,8 @@ class Column:
 class AttributeColumns:
     """The attributes of all slots: one column a name. It grows with the slot table, whose owner thread calls it.
 
-    Only the first `NAMES_MAX` names have a column. `overflowed` says that there were more: then a filter on a name without a
-    column is refused, since nobody can tell whether an item has it.
+    Only the first `NAMES_MAX` names have a column; a name that no slot holds any more makes room for another. `overflowed` says
+    that there were more: then a filter on a name without a column is refused, since nobody can tell whether an item has it.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -70,7 +70,7 @@ class AttributeColumns:
         self.overflowed = False
 
     def get(self, name: str) -> Column | None:
-        """The column of an attribute; None if no item has ever had it."""
+        """The column of an attribute; None if no slot has it, or if there were too many names."""
         return self._columns.get(name)
 
     def set(self, slots: NDArray[np.int64], attributes: Sequence[Mapping[str, Value]]) -> None:
@@ -137,6 +137,8 @@ class AttributeColumns:
     def _column(self, name: str) -> Column | None:
         column = self._columns.get(name)
         if column is None:
+            if len(self._columns) == NAMES_MAX:
+                self._columns = {known: one for known, one in self._columns.items() if one.counts.any()}
             if len(self._columns) == NAMES_MAX:
                 self.overflowed = True
                 return None

@@ -170,6 +170,15 @@ def test_names_beyond_those_that_have_a_column_are_refused_and_never_pass():
         check_comparable(left_out, table.columns)
 
 
+def test_a_name_that_no_item_has_any_more_makes_room_for_another():
+    table = table_of([{f"name-{n}": 1 for n in range(NAMES_MAX)}, {"name-0": 2}])
+    table.columns.set(np.array([0]), [{"name-1": 1, "new": 1}])
+    for name, holders in (("name-0", ["item-1"]), ("name-1", ["item-0"]), ("new", ["item-0"]), ("name-2", [])):
+        wanted = Filter(must=(Exists(name),))
+        check_comparable(wanted, table.columns)
+        assert passing(wanted, table) == holders
+
+
 def test_attributes_for_slots_that_are_not_there_are_refused_and_nothing_is_written():
     columns = AttributeColumns(4)
     for slots in ([0, 4], [-1, 0]):
