@@ -21,6 +21,7 @@ from server.overload.limits import Limits
 
 T = TypeVar("T")
 _IN_USE = "cannot listen on {address}; is another server running there? Choose another --port, or a --host of this machine"
+_REFLECTION = "/grpc.reflection.{}.ServerReflection/ServerReflectionInfo"
 _REFUSE_SECONDS = 0.1
 _CHANGES_AT_ONCE = 8  # catalogue changes in flight; they wait for encoder, engine and disk in threads
 _GRPC = "grpc._cython.cygrpc"  # the name that gRPC logs under
@@ -102,6 +103,8 @@ class Edge:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer(names), cast(grpc.aio.Server, own)
         )
+        # Version 1 is the same under another name, and what newer tools ask for first.
+        own[_REFLECTION.format("v1")] = own[_REFLECTION.format("v1alpha")]
         self._calls.offer(own, limits)
         await server.start()
         return server, port

@@ -36,7 +36,7 @@ _METHODS: dict[Role, dict[str, tuple[str, ...]]] = {
     Role.ADMIN: {
         "towerbridge.v1.UserService": ("ExportUser", "EraseUser"),
         "towerbridge.v1.ReleaseService": ("ListReleases", "LoadRelease", "PromoteRelease", "RollbackRelease"),
-        # Both names under which reflection is spoken; a server may offer one of them only.
+        # Both names under which reflection is spoken.
         "grpc.reflection.v1.ServerReflection": ("ServerReflectionInfo",),
         "grpc.reflection.v1alpha.ServerReflection": ("ServerReflectionInfo",),
     },

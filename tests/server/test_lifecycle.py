@@ -17,7 +17,7 @@ import grpc
 import pytest
 import towerbridge
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from towerbridge import v1
 from towerbridge.v1 import event_pb2_grpc, recommendation_pb2_grpc
 
@@ -104,11 +104,15 @@ def test_health_says_serving_for_the_server_and_each_service_and_knows_no_others
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_reflection_lists_every_service(shared: Served):
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_lists_every_service(shared: Served, version: str):
     with channel_to(shared) as channel:
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-        [answer] = stub.ServerReflectionInfo(asked, timeout=PATIENCE_S)
+        ask = channel.stream_stream(
+            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+            reflection_pb2.ServerReflectionRequest.SerializeToString,
+            reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        [answer] = ask(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=PATIENCE_S)
         listed = sorted(service.name for service in answer.list_services_response.service)
     assert listed == ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", *SERVICES]
 

@@ -20,6 +20,7 @@ Code = grpc.StatusCode
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 RECORD, LIST = "/towerbridge.v1.EventService/RecordEvents", "/towerbridge.v1.ReleaseService/ListReleases"
 UNKNOWN = ("/towerbridge.v1.EventService/Forget", "/towerbridge.v2.EventService/RecordEvents", "/no/where", "/")
+REFLECTION_V1 = REFLECTION.replace("v1alpha", "v1")
 LIST_SERVICES = reflection_pb2.ServerReflectionRequest(list_services="*")
 
 
@@ -29,7 +30,7 @@ def server(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield running
 
 
-@pytest.mark.parametrize("method", [*OURS, REFLECTION])
+@pytest.mark.parametrize("method", [*OURS, REFLECTION, REFLECTION_V1])
 def test_without_a_valid_key_no_method_is_reached(server: Secured, method: str):
     stranger = "tb_" + "A" * 43
     key = server.keys["default", ROLE_OF[method]]
@@ -49,7 +50,7 @@ def test_without_a_valid_key_no_method_is_reached(server: Secured, method: str):
         assert refused.code is Code.UNAUTHENTICATED and "authorization: Bearer KEY" in refused.message and not refused.data
 
 
-@pytest.mark.parametrize("method", [*OURS, REFLECTION])
+@pytest.mark.parametrize("method", [*OURS, REFLECTION, REFLECTION_V1])
 def test_every_role_but_the_methods_own_is_denied_and_that_one_is_let_in(server: Secured, method: str):
     needed = ROLE_OF[method]
     for role in GRANTED:
@@ -63,7 +64,7 @@ def test_every_role_but_the_methods_own_is_denied_and_that_one_is_let_in(server:
 
 def test_what_a_server_registers_is_what_the_role_map_names(server: Secured):
     served = server.app._edge._calls._tenants["default"]
-    assert served.keys() == {*OURS, REFLECTION}
+    assert served.keys() == {*OURS, REFLECTION, REFLECTION_V1}
     assert {**server.app.tenant.handlers}.keys() == set(OURS), "a handler that is in no role is never reached"
 
 
