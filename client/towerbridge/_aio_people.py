@@ -9,7 +9,7 @@ from towerbridge import v1
 from towerbridge._aio_connection import AsyncConnection
 from towerbridge._exports import Lines, scored
 from towerbridge._people_requests import person
-from towerbridge._values import AttributeInput
+from towerbridge._values import AttributeInput, string, whole
 
 
 class AsyncPeopleCalls(AsyncConnection):
@@ -110,7 +110,7 @@ class AsyncPeopleCalls(AsyncConnection):
     ) -> AsyncIterator[tuple[v1.Person, float]]:
         """`Client.find_similar_users`, asynchronously."""
         whom = person(user_id=user_id, visitor_id=visitor_id)
-        request = v1.FindSimilarUsersRequest(person=whom, limit=limit, min_score=min_score)
+        request = v1.FindSimilarUsersRequest(person=whom, limit=whole("limit", limit), min_score=min_score)
         return (
             pair async for part in self._stream(self._audience.FindSimilarUsers, request, timeout_s) for pair in scored(part)
         )
@@ -125,5 +125,7 @@ class AsyncPeopleCalls(AsyncConnection):
         timeout_s: float | None = None,
     ) -> AsyncIterator[tuple[v1.Person, float]]:
         """`Client.find_audience`, asynchronously."""
-        request = v1.FindAudienceRequest(item_id=item_id, limit=limit, min_score=min_score, exclude_seen=exclude_seen)
+        request = v1.FindAudienceRequest(
+            item_id=string("item_id", item_id), limit=whole("limit", limit), min_score=min_score, exclude_seen=exclude_seen
+        )
         return (pair async for part in self._stream(self._audience.FindAudience, request, timeout_s) for pair in scored(part))

@@ -3,6 +3,7 @@
 from towerbridge import v1
 from towerbridge._aio_connection import AsyncConnection
 from towerbridge._releases import LOAD_TIMEOUT_S
+from towerbridge._values import string
 
 
 class AsyncReleaseCalls(AsyncConnection):
@@ -14,11 +15,13 @@ class AsyncReleaseCalls(AsyncConnection):
 
     async def load_release(self, bundle: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> v1.LoadReleaseResponse:
         """`Client.load_release`, awaited."""
-        return await self._call(self._releases.LoadRelease, v1.LoadReleaseRequest(bundle=bundle), timeout_s)
+        return await self._call(self._releases.LoadRelease, v1.LoadReleaseRequest(bundle=string("bundle", bundle)), timeout_s)
 
     async def promote_release(self, release_id: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> v1.PromoteReleaseResponse:
         """`Client.promote_release`, awaited."""
-        return await self._call(self._releases.PromoteRelease, v1.PromoteReleaseRequest(release_id=release_id), timeout_s)
+        return await self._call(
+            self._releases.PromoteRelease, v1.PromoteReleaseRequest(release_id=string("release_id", release_id)), timeout_s
+        )
 
     async def rollback_release(
         self, *, expected_live_release_id: str | None = None, timeout_s: float | None = None

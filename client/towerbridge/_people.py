@@ -9,7 +9,7 @@ from towerbridge import v1
 from towerbridge._connection import Connection
 from towerbridge._exports import Lines, scored
 from towerbridge._people_requests import person
-from towerbridge._values import AttributeInput
+from towerbridge._values import AttributeInput, string, whole
 
 
 class PeopleCalls(Connection):
@@ -146,7 +146,7 @@ class PeopleCalls(Connection):
         The call is made, and its errors are raised, while you iterate. PermissionDenied if the server does not offer it.
         """
         whom = person(user_id=user_id, visitor_id=visitor_id)
-        request = v1.FindSimilarUsersRequest(person=whom, limit=limit, min_score=min_score)
+        request = v1.FindSimilarUsersRequest(person=whom, limit=whole("limit", limit), min_score=min_score)
         return (pair for part in self._stream(self._audience.FindSimilarUsers, request, timeout_s) for pair in scored(part))
 
     def find_audience(
@@ -163,5 +163,7 @@ class PeopleCalls(Connection):
         `exclude_seen` leaves out those whose history holds the item. The call is made, and its errors are raised, while you
         iterate. PermissionDenied if the server does not offer it.
         """
-        request = v1.FindAudienceRequest(item_id=item_id, limit=limit, min_score=min_score, exclude_seen=exclude_seen)
+        request = v1.FindAudienceRequest(
+            item_id=string("item_id", item_id), limit=whole("limit", limit), min_score=min_score, exclude_seen=exclude_seen
+        )
         return (pair for part in self._stream(self._audience.FindAudience, request, timeout_s) for pair in scored(part))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from towerbridge._values import AttributeInput, attribute_value, strings, timestamp
+from towerbridge._values import AttributeInput, attribute_value, string, strings, timestamp
 from towerbridge.v1 import (
     Consent,
     LinkIdentityRequest,
@@ -24,12 +24,9 @@ def person(*, user_id: str | None = None, visitor_id: str | None = None) -> Pers
     """
     if (user_id is None) == (visitor_id is None):
         raise TypeError("give exactly one of user_id and visitor_id")
-    for name, value in (("user_id", user_id), ("visitor_id", visitor_id)):
-        if value is not None and not isinstance(value, str):
-            raise TypeError(f"{name} must be a str, not {value!r}; write {name}=str(...)")
     if user_id is not None:
-        return Person(user_id=user_id)
-    return Person(visitor_id=visitor_id or "")
+        return Person(user_id=string("user_id", user_id))
+    return Person(visitor_id=string("visitor_id", visitor_id or ""))
 
 
 def set_profile_request(
@@ -58,7 +55,7 @@ def set_consent_request(
     decisions = {Purpose.PURPOSE_PERSONALISATION: personalisation, Purpose.PURPOSE_TRAINING: training}
     when = None if given_at is None else timestamp("given_at", given_at)
     consents = [
-        Consent(purpose=purpose, granted=granted, source=source, given_at=when)
+        Consent(purpose=purpose, granted=granted, source=string("source", source), given_at=when)
         for purpose, granted in decisions.items()
         if granted is not None
     ]

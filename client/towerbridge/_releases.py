@@ -2,6 +2,7 @@
 
 from towerbridge import v1
 from towerbridge._connection import Connection
+from towerbridge._values import string
 
 LOAD_TIMEOUT_S = 600.0
 """Seconds that a load or a promotion may take, unless a call says otherwise."""
@@ -19,7 +20,7 @@ class ReleaseCalls(Connection):
 
         The load goes on when the caller leaves; the same call waits for it again. `list_releases` tells how far it is.
         """
-        return self._call(self._releases.LoadRelease, v1.LoadReleaseRequest(bundle=bundle), timeout_s)
+        return self._call(self._releases.LoadRelease, v1.LoadReleaseRequest(bundle=string("bundle", bundle)), timeout_s)
 
     def promote_release(self, release_id: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> v1.PromoteReleaseResponse:
         """Makes a loaded release the live one. DeadlineExceeded: it is not, if the server could say so in time.
@@ -28,7 +29,9 @@ class ReleaseCalls(Connection):
             release_id: as `load_release` gave it.
             timeout_s: seconds for this call, in which the vectors of people who were active last are computed.
         """
-        return self._call(self._releases.PromoteRelease, v1.PromoteReleaseRequest(release_id=release_id), timeout_s)
+        return self._call(
+            self._releases.PromoteRelease, v1.PromoteReleaseRequest(release_id=string("release_id", release_id)), timeout_s
+        )
 
     def rollback_release(
         self, *, expected_live_release_id: str | None = None, timeout_s: float | None = None

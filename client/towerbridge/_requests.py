@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from towerbridge._values import Floats, floats, strings, timestamp
+from towerbridge._values import Floats, floats, string, strings, timestamp, whole
 from towerbridge.v1 import (
     BatchRecommendRequest,
     Event,
@@ -44,12 +44,13 @@ def subject(
     if release_id is not None and vector is None:
         raise TypeError("release_id names the release that made the vector; it does not go without vector")
     if vector is not None:
-        return Subject(vector=UserVector(values=floats("vector", vector), release_id=release_id))
+        made_by = None if release_id is None else string("release_id", release_id)
+        return Subject(vector=UserVector(values=floats("vector", vector), release_id=made_by))
     if history is not None:
         return Subject(history=_history(history))
     if user_id is not None:
-        return Subject(user_id=user_id)
-    return Subject(visitor_id=visitor_id or "")
+        return Subject(user_id=string("user_id", user_id))
+    return Subject(visitor_id=string("visitor_id", visitor_id or ""))
 
 
 def recommend_request(
@@ -71,10 +72,10 @@ def recommend_request(
     """One request of a `batch_recommend`; the arguments are those of `Client.recommend`."""
     return RecommendRequest(
         subject=subject(user_id, visitor_id, history, vector, release_id),
-        limit=limit,
+        limit=whole("limit", limit),
         exclude_item_ids=strings("exclude_item_ids", exclude_item_ids),
         exclude_seen=exclude_seen,
-        min_revision=min_revision,
+        min_revision=string("min_revision", min_revision),
         allow_stale=allow_stale,
         attributes=strings("attributes", attributes),
         search=_search(exact),
@@ -88,7 +89,10 @@ def batch_recommend_request(requests: Iterable[RecommendRequest]) -> BatchRecomm
 
 def score_items_request(whom: Subject, item_ids: Iterable[str], min_revision: str, allow_stale: bool) -> ScoreItemsRequest:
     return ScoreItemsRequest(
-        subject=whom, item_ids=strings("item_ids", item_ids), min_revision=min_revision, allow_stale=allow_stale
+        subject=whom,
+        item_ids=strings("item_ids", item_ids),
+        min_revision=string("min_revision", min_revision),
+        allow_stale=allow_stale,
     )
 
 
@@ -96,8 +100,8 @@ def find_similar_items_request(
     item_id: str, limit: int, exclude_item_ids: Iterable[str], attributes: Iterable[str], exact: bool, filter: Filter | None
 ) -> FindSimilarItemsRequest:
     return FindSimilarItemsRequest(
-        item_id=item_id,
-        limit=limit,
+        item_id=string("item_id", item_id),
+        limit=whole("limit", limit),
         exclude_item_ids=strings("exclude_item_ids", exclude_item_ids),
         attributes=strings("attributes", attributes),
         search=_search(exact),
@@ -116,11 +120,11 @@ def search_vectors_request(
 ) -> SearchVectorsRequest:
     return SearchVectorsRequest(
         vectors=[Vector(values=floats(f"vectors[{index}]", vector)) for index, vector in enumerate(vectors)],
-        limit=limit,
+        limit=whole("limit", limit),
         exclude_item_ids=strings("exclude_item_ids", exclude_item_ids),
         attributes=strings("attributes", attributes),
         search=_search(exact),
-        release_id=release_id,
+        release_id=None if release_id is None else string("release_id", release_id),
         filter=filter,
     )
 
@@ -146,16 +150,18 @@ def get_items_request(item_ids: Iterable[str]) -> GetItemsRequest:
 
 
 def set_availability_request(items: Mapping[str, bool]) -> SetAvailabilityRequest:
-    changes = [ItemAvailability(item_id=item_id, available=available) for item_id, available in items.items()]
+    item_ids = strings("items", items)
+    changes = [ItemAvailability(item_id=item_id, available=items[item_id]) for item_id in item_ids]
     return SetAvailabilityRequest(items=changes)
 
 
 def get_user_request(user_id: str | None, visitor_id: str | None, limit: int | None) -> GetUserRequest:
     if (user_id is None) == (visitor_id is None):
         raise TypeError("give exactly one of user_id and visitor_id")
+    most = None if limit is None else whole("limit", limit)
     if user_id is not None:
-        return GetUserRequest(user_id=user_id, limit=limit)
-    return GetUserRequest(visitor_id=visitor_id or "", limit=limit)
+        return GetUserRequest(user_id=string("user_id", user_id), limit=most)
+    return GetUserRequest(visitor_id=string("visitor_id", visitor_id or ""), limit=most)
 
 
 def _search(exact: bool) -> SearchOptions | None:

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from towerbridge._values import AttributeInput, Floats, attribute_value, floats, strings, timestamp
+from towerbridge._values import AttributeInput, Floats, attribute_value, floats, string, strings, timestamp
 from towerbridge.v1 import Event, Item
 
 
@@ -37,15 +37,12 @@ def event(
     """
     if (user_id is None) == (visitor_id is None):
         raise TypeError("an event needs exactly one of user_id and visitor_id")
-    given = {"type": type, "item_id": item_id, "user_id": user_id, "visitor_id": visitor_id, "event_id": event_id}
-    for name, value in given.items():
-        if value is not None and not isinstance(value, str):
-            raise TypeError(f"{name} must be a str, not {value!r}; write {name}=str(...)")
-    result = Event(event_id=uuid.uuid4().hex if event_id is None else event_id, type=type, item_id=item_id)
+    drawn = uuid.uuid4().hex if event_id is None else string("event_id", event_id)
+    result = Event(event_id=drawn, type=string("type", type), item_id=string("item_id", item_id))
     if user_id is not None:
-        result.user_id = user_id
+        result.user_id = string("user_id", user_id)
     if visitor_id is not None:
-        result.visitor_id = visitor_id
+        result.visitor_id = string("visitor_id", visitor_id)
     if occurred_at is not None:
         result.occurred_at.CopyFrom(timestamp("occurred_at", occurred_at))
     return result
@@ -77,8 +74,8 @@ def item(
     """
     given = {} if attributes is None else attributes
     return Item(
-        item_id=item_id,
-        text=text,
+        item_id=string("item_id", item_id),
+        text=string("text", text),
         categories=strings("categories", categories),
         attributes={name: attribute_value(name, value) for name, value in given.items() if value is not None},
         text_embedding=() if text_embedding is None else floats("text_embedding", text_embedding),

@@ -6,8 +6,10 @@ Only what the wire cannot express is refused here; limits and meanings are the s
 from array import array
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from math import inf
 from numbers import Real
-from typing import Any, Protocol
+from operator import index
+from typing import Any, Protocol, SupportsIndex
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -39,6 +41,24 @@ def timestamp(name: str, moment: datetime) -> Timestamp:
     return result
 
 
+def string(name: str, value: str) -> str:
+    """An id or another text as it is; TypeError if it is none."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {value!r}; write {name}=str(...)")
+    return value
+
+
+def whole(name: str, value: SupportsIndex) -> int:
+    """A whole number; TypeError if it is none, ValueError if it does not fit the contract's 32 bits."""
+    try:
+        number = index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {value!r}") from None
+    if not -(2**31) <= number < 2**31:
+        raise ValueError(f"{name} must fit 32 bits, not {value!r}")
+    return number
+
+
 def floats(name: str, values: Floats) -> list[float]:
     """A vector as a list; TypeError if it is not one-dimensional numbers."""
     plain = values.tolist() if hasattr(values, "tolist") else values
@@ -49,10 +69,14 @@ def floats(name: str, values: Floats) -> list[float]:
 
 
 def strings(name: str, values: Iterable[str]) -> list[str]:
-    """A list of ids or names; TypeError for a single string, whose characters would pass as ids."""
+    """A list of ids or names; TypeError for a single string, whose characters would pass as ids, and for other entries."""
     if isinstance(values, str):
         raise TypeError(f"{name} must be a list of strings, not the string {values!r}; use [{values!r}]")
-    return list(values)
+    entries = list(values)
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, str):
+            raise TypeError(f"{name}[{place}] must be a str, not {entry!r}; write str(...)")
+    return entries
 
 
 def attribute_value(name: str, value: AttributeInput) -> AttributeValue:
@@ -90,7 +114,10 @@ def python_value(value: AttributeValue) -> Attribute:
 
 
 def _number(name: str, value: Real) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = inf
     if isinstance(value, int) and number != value:
         raise ValueError(f"attributes[{name!r}] = {value} does not fit a double exactly; send it as text")
     return number

@@ -1,6 +1,7 @@
 """From Python values to the contract's messages and back."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,6 +210,43 @@ def test_nothing_is_rejected_where_all_went_well(client: Any) -> None:
     assert towerbridge.rejected(client.upsert_items([towerbridge.item("1")])) == []
     assert towerbridge.rejected(client.set_availability({"1": True})) == []
     assert towerbridge.rejected(client.remove_items(["1"])) == []
+
+
+WRONG: list[tuple[str, Any, type[Exception], str]] = [
+    ("recommend", {"user_id": 5}, TypeError, r"^user_id must be a str, not 5; write user_id=str"),
+    ("recommend", {"visitor_id": 5}, TypeError, r"^visitor_id must be a str"),
+    ("recommend", {"user_id": "ann", "limit": 2**40}, ValueError, r"^limit must fit 32 bits, not 1099511627776$"),
+    ("recommend", {"user_id": "ann", "limit": 2**70}, ValueError, r"^limit must fit 32 bits"),
+    ("recommend", {"user_id": "ann", "limit": "5"}, TypeError, r"^limit must be an int, not '5'$"),
+    ("recommend", {"user_id": "ann", "min_revision": 7}, TypeError, r"^min_revision must be a str"),
+    ("recommend", {"user_id": "ann", "exclude_item_ids": ["1", 2]}, TypeError, r"^exclude_item_ids\[1\] must be a str, not 2"),
+    ("recommend", {"vector": [1.0], "release_id": 7}, TypeError, r"^release_id must be a str"),
+    ("score_items", {"item_ids": [1], "user_id": "ann"}, TypeError, r"^item_ids\[0\] must be a str"),
+    ("find_similar_items", {"item_id": 1}, TypeError, r"^item_id must be a str"),
+    ("search_vectors", {"vectors": [[1.0]], "release_id": 7}, TypeError, r"^release_id must be a str"),
+    ("get_user", {"user_id": "ann", "limit": 2**31}, ValueError, r"^limit must fit 32 bits"),
+    ("get_user", {"user_id": 5}, TypeError, r"^user_id must be a str"),
+    ("get_items", {"item_ids": [None]}, TypeError, r"^item_ids\[0\] must be a str"),
+    ("set_availability", {"items": {1: True}}, TypeError, r"^items\[0\] must be a str"),
+    ("set_consent", {"user_id": "ann", "training": True, "source": 7}, TypeError, r"^source must be a str"),
+    ("find_audience", {"item_id": "1", "limit": 2**31}, ValueError, r"^limit must fit 32 bits"),
+    ("load_release", {"bundle": Path("b")}, TypeError, r"^bundle must be a str"),
+    ("promote_release", {"release_id": 7}, TypeError, r"^release_id must be a str"),
+]
+
+
+@pytest.mark.parametrize(("method", "arguments", "error", "message"), WRONG)
+def test_an_argument_of_another_kind_or_size_is_refused_by_name(
+    client: Any, method: str, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        getattr(client, method)(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"text": 5}, {"attributes": {"text": 10**400}}])
+def test_a_part_of_an_item_that_cannot_be_sent_is_refused_by_name(arguments: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError), match="text"):
+        towerbridge.item("1", **arguments)
 
 
 def test_an_id_that_is_a_number_is_refused_with_its_name_and_what_to_write() -> None:
