@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
-FILES = ("index/gpu/resources.py", "index/gpu/knn.py", "index/gpu/flat.py", "index/gpu/memory.py", "index/filters/evaluate.py")
+FILES = (
+    *(f"index/gpu/{name}.py" for name in ("resources", "knn", "flat", "best", "tiles", "graph", "memory")),
+    "index/filters/evaluate.py",
+)
 _DUMMY = object()
 
 

@@ -39,7 +39,7 @@ class GraphedTower(torch.nn.Module):
         self._length = length
         self._graphs: dict[int, _Graph] = {}
         rows = 1
-        while not self._graphs or rows < 2 * most:
+        while rows < 2 * most:
             self._graphs[rows] = _Graph(tower, device, rows, length, dim)
             rows *= 2
 
