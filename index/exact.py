@@ -26,6 +26,7 @@ GATHER_SHARE = 0.25
 A row in order costs about 27 ns on one core, a gathered one 30 to 110 as there are more of them (64 float32 components).
 """
 _SCORES_MAX = 64 * 1024 * 1024  # scores held at once: 256 MiB
+_QUERIES_MAX = 64  # scanned at once by tiles: what one reading of the rows serves
 _MASKS_KEPT = 4  # as biases, of 4 bytes a row
 GATHERED_AT_ONCE = 16_384
 """Rows that are copied together when a mask's rows are gathered: 4 MiB at 64 float32 components."""
@@ -87,6 +88,13 @@ class ExactSearch:
         """See `Search.settle`."""
         return 0
 
+    def give_up(self) -> object:
+        """Forgets everything; returns what took the memory, to let go of."""
+        held = self._bias, self._mask_biases, self._scratch, self._tiles
+        self._bias, self._mask_biases, self._tiles = [], OrderedDict(), None
+        self._scratch = self._scratch[:0].clone()
+        return held
+
     def search(self, queries: torch.Tensor, k: int, exclude: Exclusions | None = None, masks: Masks | None = None) -> Hits:
         """See `Search.search`. Ties are broken arbitrarily."""
         check_search(self._matrix.dim, queries, k, exclude, masks)
@@ -140,7 +148,7 @@ class ExactSearch:
         fetch = k + max((len(one) for one in exclude or ()), default=0)
         tiles = -(-min(self._slots.extent, len(self._bias) * self._matrix.chunk_rows) // TILE)
         if self._tiles is not None and 2 * fetch < tiles and fetch <= K_MAX:
-            at_once = max(1, _SCORES_MAX // tiles)  # queries
+            at_once = max(1, min(_SCORES_MAX // tiles, _QUERIES_MAX))
             for start in range(0, len(queries), at_once):
                 part = slice(start, start + at_once)
                 scores, slots = self._tiles.nearest(queries[part], bias, tiles, fetch, self._room)
@@ -219,16 +227,18 @@ class ExactSearch:
 
 
 def _tile_scan(matrix: VectorMatrix) -> "TileScan | None":
-    """On a GPU the scan in one reading; None on a CPU, or, with a line in the log, where Triton does not work."""
+    """On a GPU the scan in one reading; None on a CPU, or, with a line in the log, where it does not work."""
     if matrix.device.type != "cuda":
         return None
     try:
         from index.gpu.tiles import TileScan
 
         return TileScan(matrix)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except Exception as error:  # whatever a compiler may raise: matmul and top-k give the same hits
         problem = str(error).strip().partition("\n")[0] or type(error).__name__
-        _log.warning("rows are scanned by matmul, which takes several times as long: Triton does not work here: %s", problem)
+        _log.warning("rows are scanned by matmul, which takes several times as long, since Triton does not work: %s", problem)
         return None
 
 

@@ -12,9 +12,10 @@ from index.matrix import VectorMatrix
 from index.topk import TILE
 
 Room = Callable[[int], torch.Tensor]
-_TILES_AT_ONCE = 4  # of a block; with 4 warps the fastest, or within a twentieth, of those tried on an H200 (docs/gpu/h200.md)
+_TILES_AT_ONCE = 4  # of a block; with 4 warps within a tenth of the fastest that were tried, for float16 on an H200
 _FEW, _MANY = 16, 64  # queries of a block; 16 is the least that tensor cores take
 _TABLES_KEPT = 16
+_CAPABILITY = (8, 0)  # before, blocks do not fit, which Triton takes a minute to find out
 
 
 class _Block(NamedTuple):
@@ -110,6 +111,8 @@ class TileScan:
 
     def __init__(self, matrix: VectorMatrix) -> None:
         """Compiles, which takes seconds, so that no search waits for it. Raises what Triton raises where it does not work."""
+        if torch.cuda.get_device_capability(matrix.device) < _CAPABILITY:
+            raise RuntimeError("the device is older than Ampere")
         self._matrix = matrix
         self._tables: dict[tuple[int, ...], torch.Tensor] = {}
         self._together = math.gcd(matrix.chunk_rows // TILE, _TILES_AT_ONCE)
@@ -126,7 +129,7 @@ class TileScan:
         for batch in (1, _FEW + 1):
             queries = torch.zeros(batch, matrix.dim, dtype=matrix.dtype, device=matrix.device)
             self._nearest(queries, *tables, torch.empty(batch, self._together, device=matrix.device), 1)
-        torch.cuda.synchronize(matrix.device)  # before what was read is let go of
+        torch.cuda.current_stream(matrix.device).synchronize()  # before what was read is let go of
 
     def nearest(
         self, queries: torch.Tensor, bias: Sequence[torch.Tensor], tiles: int, k: int, room: Room

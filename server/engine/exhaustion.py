@@ -5,6 +5,7 @@ import traceback
 
 import torch
 
+from index.gpu.graph import RECORDING
 from server.errors import ResourceExhausted
 
 _log = logging.getLogger(__name__)
@@ -59,4 +60,5 @@ def is_out_of_memory(error: Exception) -> bool:
 def _give_back(error: Exception) -> None:
     # The traceback's frames hold the tensors of the failed computation: nothing would be free before they are gone.
     traceback.clear_frames(error.__traceback__)
-    torch.cuda.empty_cache()  # nothing where CUDA was never used
+    with RECORDING:
+        torch.cuda.empty_cache()  # nothing where CUDA was never used

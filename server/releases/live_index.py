@@ -165,7 +165,7 @@ class LiveIndex:
         # By hand: what is left is in circles of references, which the garbage collector may never visit.
         self.items.watchers.clear()
         self._stored_vectors = lambda count: []
-        held: list[object] = [self.items.matrix.give_up()]
+        held: list[object] = [self.items.matrix.give_up(), self.items.oracle.give_up()]
         if isinstance(self.items.engine, IvfSearch):
             held.append(self.items.engine.give_up())
         # In a thread of its own: to free a million rows takes a tenth of a second.

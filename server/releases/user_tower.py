@@ -26,7 +26,9 @@ def user_tower_on(bundle: Bundle, device: torch.device) -> torch.nn.Module | Non
         length, dim = bundle.manifest.history_length or 0, bundle.manifest.dim
         graphed = GraphedTower(tower, device, length=length, dim=dim, most=_MOST_TOGETHER)
         passed = check_user_tower(bundle, graphed)
-    except (RuntimeError, BundleError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, BundleError) as error:  # a device that is lost says so again at the next call
         problem = str(error).strip().partition("\n")[0]
         _log.warning("release %s runs its user tower without CUDA graphs, which is slower: %s", bundle.release_id, problem)
         return DeviceTower(tower, device)

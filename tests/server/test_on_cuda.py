@@ -1,5 +1,6 @@
 """A server on a GPU answers as one on a CPU does. Skipped without one (`make gpu-check`)."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,20 +50,28 @@ def agree(one: list[tuple[dict[str, float], str]], other: list[tuple[dict[str, f
         np.testing.assert_allclose(sorted(mine.values()), sorted(theirs.values()), atol=1e-4)
 
 
+def is_by_graphs_and_tiles(served: Served) -> bool:
+    live = served.app.tenant.live
+    return isinstance(live._user_tower, GraphedTower) and live.index.oracle._tiles is not None
+
+
 def test_events_changes_and_releases_give_what_they_give_on_a_cpu(bundles: dict[str, Path], tmp_path: Path):
     heard: dict[str, list[list[tuple[dict[str, float], str]]]] = {}
     for device in ("cpu", "cuda"):
         with serving(bundles["a"], tmp_path / device, engine={"device": device}, index={"kind": "exact"}) as served:
-            live = served.app.tenant.live
-            assert isinstance(live._user_tower, GraphedTower) == (device == "cuda")
-            assert (live.index.oracle._tiles is not None) == (device == "cuda")
+            assert is_by_graphs_and_tiles(served) == (device == "cuda")
             act(served)
             heard[device] = [answers(served)]
             best = next(iter(heard[device][0][0][0]))
             served.client.set_availability({best: False})
             heard[device].append(answers(served))
             assert best not in heard[device][1][0][0]
-            served.client.promote_release(served.client.load_release("b").release.release_id)
+            with ThreadPoolExecutor(1) as beside:  # answers go on while graphs are recorded and the scan is compiled
+                loading = beside.submit(served.client.load_release, "b")
+                while not loading.done():
+                    agree(answers(served), heard[device][1])
+            served.client.promote_release(loading.result().release.release_id)
+            assert is_by_graphs_and_tiles(served) == (device == "cuda")
             heard[device].append(answers(served))
             served.client.rollback_release()
             heard[device].append(answers(served))

@@ -99,9 +99,10 @@ def test_a_release_that_makes_room_is_gone_from_memory(tmp_path: Path):
         served.client.load_release("b")
         second = served.app.tenant.releases.held[1]
         matrix = weakref.ref(second.index.matrix.chunks[0])
+        bias = weakref.ref(second.index.oracle._bias[0])
         bundle = weakref.ref(second.bundle)
         del second
         served.client.load_release("c")
-        wait_until(lambda: matrix() is None)
+        wait_until(lambda: matrix() is None and bias() is None)
         gc.collect()
         wait_until(lambda: bundle() is None)

@@ -223,6 +223,26 @@ def test_a_tower_as_graphs_agrees_with_the_one_on_the_cpu_at_every_size():
             inputs = [torch.from_numpy(array[row : row + 1, :length]) for array in arrays[:3]]
             found = graphed(*inputs, torch.tensor([length])).cpu().numpy()
             np.testing.assert_allclose(found, golden.vectors[row : row + 1], atol=1e-5)
+            assert not any(one[0, length:].any() for one in graphed._graphs[1].host_inputs[:3])
+
+
+class LooksAtValues(torch.nn.Module):
+    def forward(self, vectors: torch.Tensor, types: torch.Tensor, ages: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return vectors[:, : int(lengths.max())].sum(1)
+
+
+def test_a_tower_that_cannot_be_recorded_is_refused_and_leaves_the_device_as_it_was():
+    options = {"length": 10, "dim": 8, "most": 4}
+    with pytest.raises(RuntimeError):
+        GraphedTower(LooksAtValues(), torch.device(DEVICE), **options)
+    torch.cuda.empty_cache()  # which a recording that has not ended would not allow
+    towers = tiny_towers()
+    graphed = GraphedTower(tower_module(towers.user_tower, DEVICE), torch.device(DEVICE), **options)
+    golden = towers.golden_user
+    arrays = [golden.history, golden.event_type, golden.seconds_before_newest, golden.length]
+    with torch.inference_mode():
+        found = graphed(*(torch.from_numpy(array[:3]) for array in arrays)).cpu().numpy()
+    np.testing.assert_allclose(found, golden.vectors[:3], atol=1e-5)
 
 
 def test_an_index_takes_no_more_memory_than_was_planned():
@@ -232,8 +252,11 @@ def test_an_index_takes_no_more_memory_than_was_planned():
     index, _ = exact(200_000, torch.float16, chunk_rows=2**18)
     needs = Needs(200_000, DIM, 2, growth=1.0, releases=1, max_batch=64, chunk_rows=2**18)
     odd = Filter(must=(MatchAny("odd", frozenset({True})),))
-    few = Filter(must=(Range("rank", lt=50_000.0),))
-    for filters in (None, [odd] * 64, [few] * 64):
-        index.search(torch.from_numpy(unit_rows(64, 2, DIM)).to(DEVICE), [2048] * 64, filters=filters)
+    few = Filter(must=(Range("rank", lt=10_000.0),))
+    queries = torch.from_numpy(unit_rows(64, 2, DIM)).to(DEVICE)
+    for k in (1_000, 2_048):  # by tiles; by matmul, since so many tiles are most of them
+        for filters in (None, [odd] * 64, [few] * 64):
+            index.search(queries, [k] * 64, filters=filters)
+    GraphedTower(tower_module(tiny_towers().user_tower, DEVICE), torch.device(DEVICE), length=10, dim=8, most=64)
     taken = torch.cuda.max_memory_reserved(DEVICE) - before
     assert taken <= plan_memory(needs, device=DEVICE).total
