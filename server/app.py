@@ -15,7 +15,7 @@ from server.garbage import freeze
 from server.releases.warm_up import check_device
 from server.security.exposure import check_exposure
 from server.security.keys import ANYBODY, Caller, KeyRing
-from server.security.tls import server_credentials
+from server.security.tls import open_certificates
 from server.telemetry.calls import CallFigures
 from server.telemetry.endpoint import Metrics
 from server.telemetry.stages import StagesOfTenants
@@ -53,6 +53,7 @@ class App:
         self._not_ready: str | None = "loading"
         self._metrics: Metrics | None = None
         with ExitStack() as opened:  # closed again if anything below fails
+            self._certificates = open_certificates(config.security)
             self.metrics_port = self._serve_metrics(config, opened)
             self._edge = self._listen(config, opened)  # before anything is written or loaded: another server may be there
             self.port = self._edge.port
@@ -86,7 +87,10 @@ class App:
     def report(self) -> list[str]:
         """What was started, line by line: ports and who may connect, memory, and what each tenant has."""
         security = self._config.security
-        tls = "mTLS" if security.client_ca else "TLS" if security.tls_certificate else "no TLS"
+        tls = "no TLS"
+        if self._certificates is not None:
+            kind = "mTLS" if security.client_ca else "TLS"
+            tls = f"{kind} with a certificate until {self._certificates.valid_until:%Y-%m-%d}"
         keys = f"keys of {security.keys_file}" if security.keys_file else "no keys needed"
         at = self._config.metrics.host
         metrics = f"metrics on {at}:{self.metrics_port}" if self.metrics_port is not None else "no metrics"
@@ -115,7 +119,8 @@ class App:
             opened.callback(traces.close)
         most = config.listen.max_message_bytes
         calls = Calls(keys, anybody, self._figures, traces, reflection=security.reflection, reply_bytes_max=most)
-        edge = Edge(config.listen, config.overload, server_credentials(security), calls, _SERVICES)
+        credentials = self._certificates.credentials() if self._certificates is not None else None
+        edge = Edge(config.listen, config.overload, credentials, calls, _SERVICES)
         opened.callback(edge.stop)
         return edge
 

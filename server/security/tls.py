@@ -2,7 +2,10 @@
 
 import logging
 import ssl
+import stat
 import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,39 +13,52 @@ import grpc
 
 from server.config import Security
 from server.errors import StartupError
+from server.security.certificate import validity
 from server.security.key_file import Stamp, stamp_of
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 3  # to find the files at rest
 _UNCHANGED = "the server goes on with the certificate that it had"
+_ROOT = 0  # a user's number
 
 
-def server_credentials(settings: Security) -> grpc.ServerCredentials | None:
-    """The credentials of a port; None: no TLS is configured. With client_ca every client needs a certificate from there.
+def _now() -> datetime:
+    return datetime.now(UTC)
 
-    The files are looked at before each handshake. Changed ones that cannot be used are logged, and those before them stay.
-    Connections that are open keep what they were made with. Raises StartupError for files that cannot be used.
-    """
+
+def open_certificates(settings: Security, *, clock: Callable[[], datetime] = _now) -> "Certificates | None":
+    """What the configuration says of TLS; None: nothing. Raises StartupError for files that cannot be used."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    certificates = _Certificates(settings.tls_certificate, settings.tls_key, settings.client_ca)
-    return grpc.dynamic_ssl_server_credentials(
-        certificates.initial,
-        certificates.changed,  # type: ignore[arg-type]  # None is what grpc asks for if nothing has changed
-        require_client_authentication=settings.client_ca is not None,
-    )
+    return Certificates(settings.tls_certificate, settings.tls_key, settings.client_ca, clock)
 
 
-class _Certificates:
-    """The files, and what was last seen of them."""
+class Certificates:
+    """The files, and what was last seen of them.
 
-    def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
+    They are looked at before each handshake. Changed ones that cannot be used are logged, and those before them stay.
+    Connections that are open keep what they were made with.
+    """
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None, clock: Callable[[], datetime]) -> None:
+        """client_ca: then every client needs a certificate from there. Raises StartupError for files that cannot be used."""
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
+        self._clock = clock
         self._lock = threading.Lock()  # handshakes run on gRPC's threads
-        self._stamps, self.initial = self._read()
+        self.valid_until: datetime
+        """The end of the server's certificate that new connections get, UTC."""
+        self._stamps, self._initial = self._read()
         self._refused: tuple[Stamp | None, ...] | None = None  # files that could not be used
 
-    def changed(self) -> grpc.ServerCertificateConfiguration | None:
+    def credentials(self) -> grpc.ServerCredentials:
+        """The credentials of a port."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._initial,
+            self._changed,  # type: ignore[arg-type]  # None is what grpc asks for if nothing has changed
+            require_client_authentication=self._client_ca is not None,
+        )
+
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         """What to use from now on; None: what is used already."""
         with self._lock:
             stamps = self._look()
@@ -70,6 +86,7 @@ class _Certificates:
             chain, key = self._pair()
             roots = None if self._client_ca is None else _roots(self._client_ca)
             if stamps == self._look():
+                self.valid_until = self._valid_until(chain)
                 return stamps, grpc.ssl_server_certificate_configuration([(key, chain)], roots)
         raise StartupError(
             f"TLS: {self._certificate} and the files beside it change all the time; write each once, by a rename"
@@ -81,6 +98,7 @@ class _Certificates:
         try:
             # gRPC would take anything and then fail each handshake.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key, password=self._refuse)
+            found = self._key.stat()
         except ssl.SSLError as error:
             if error.reason == "KEY_VALUES_MISMATCH":
                 raise StartupError(
@@ -92,7 +110,27 @@ class _Certificates:
             ) from None
         except OSError as error:
             raise StartupError(f"TLS: cannot read {self._certificate} or {self._key}: {error.strerror}") from None
+        # Not refused, as API keys are: what mounts secrets gives root's files to a group.
+        allowed = stat.S_IRGRP if found.st_uid == _ROOT else 0
+        if stat.S_IMODE(found.st_mode) & (stat.S_IRWXG | stat.S_IRWXO) & ~allowed:
+            _log.warning("TLS: others than its owner can use the private key %s; run chmod 600 %s", self._key, self._key)
         return chain, key
+
+    def _valid_until(self, chain: bytes) -> datetime:
+        """When the certificate ends. Raises StartupError outside of its time: all clients would refuse it."""
+        try:
+            begin, end = validity(chain.decode("ascii", "replace"))
+        except ValueError as error:
+            raise StartupError(f"TLS: {self._certificate} must hold a certificate in PEM: {error}") from None
+        now = self._clock()
+        if end < now:
+            raise StartupError(f"TLS: {self._certificate} expired at {end:%Y-%m-%d %H:%M} UTC; put a renewed one in its place")
+        if now < begin:
+            raise StartupError(
+                f"TLS: {self._certificate} is valid from {begin:%Y-%m-%d %H:%M} UTC on, and it is {now:%Y-%m-%d %H:%M}; "
+                "set the clock, or make it again"
+            )
+        return end
 
     def _refuse(self) -> NoReturn:
         raise StartupError(

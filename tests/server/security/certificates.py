@@ -4,7 +4,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-_NEW = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "30")
+_NEW = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc")
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,16 @@ class Pair:
         return self.certificate.read_bytes(), self.key.read_bytes()
 
 
-def authority(folder: Path, name: str = "ca") -> Pair:
+def authority(folder: Path, name: str = "ca", *, days: int = 30) -> Pair:
     """A root."""
-    return _make(
-        folder, name, "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"
-    )
+    extensions = ("-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    return _make(folder, name, "-days", days, *extensions)
 
 
 def signed(folder: Path, name: str, by: Pair) -> Pair:
     """A certificate for 127.0.0.1 and localhost, of a server or a client."""
     names = ("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE")
-    return _make(folder, name, "-CA", by.certificate, "-CAkey", by.key, *names)
+    return _make(folder, name, "-days", 30, "-CA", by.certificate, "-CAkey", by.key, *names)
 
 
 def _make(folder: Path, name: str, *options: object) -> Pair:

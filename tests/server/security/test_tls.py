@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -17,11 +18,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.config import Security
 from server.errors import StartupError
-from server.security.tls import server_credentials
+from server.security.tls import open_certificates
 from tests.server.security.certificates import Pair, authority, signed
 
 START_S = 60.0
-Start = Callable[[Security], int]
+Start = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +61,19 @@ def start() -> Iterator[Start]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
-    async def bind(security: Security) -> tuple[grpc.aio.Server, int]:
+    async def bind(security: Security, **clock: Callable[[], datetime]) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server()
-        credentials = server_credentials(security)
-        assert credentials is not None
-        port = server.add_secure_port("127.0.0.1:0", credentials)
+        certificates = open_certificates(security, **clock)
+        assert certificates is not None
+        port = server.add_secure_port("127.0.0.1:0", certificates.credentials())
         health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
         await server.start()
         return server, port
 
     with ExitStack() as stack:
 
-        def run(security: Security) -> int:
-            server, port = asyncio.run_coroutine_threadsafe(bind(security), loop).result(START_S)
+        def run(security: Security, **clock: Callable[[], datetime]) -> int:
+            server, port = asyncio.run_coroutine_threadsafe(bind(security, **clock), loop).result(START_S)
             stack.callback(lambda: asyncio.run_coroutine_threadsafe(server.stop(None), loop).result(START_S))
             return port
 
@@ -191,7 +192,7 @@ def test_broken_new_files_are_logged_once_and_the_old_ones_stay(
 
 
 def test_without_a_certificate_there_is_no_tls():
-    assert server_credentials(Security()) is None
+    assert open_certificates(Security()) is None
 
 
 @pytest.mark.parametrize(
@@ -220,11 +221,51 @@ def test_files_that_cannot_be_used_keep_the_server_from_starting(made: Path, cer
     ]
     subprocess.run(command, check=True)
     with pytest.raises(StartupError, match=says) as raised:
-        server_credentials(Security(tls_certificate=made / certificate, tls_key=made / key))
+        open_certificates(Security(tls_certificate=made / certificate, tls_key=made / key))
     assert "\n" not in str(raised.value)
+
+
+def test_a_certificate_outside_of_its_time_keeps_the_server_from_starting(settings: Security):
+    now = datetime.now(UTC)
+    assert open_certificates(settings, clock=lambda: now + timedelta(days=29)) is not None
+    with pytest.raises(StartupError, match=r"tls\.pem expired at \d{4}-\d\d-\d\d .* put a renewed one in its place"):
+        open_certificates(settings, clock=lambda: now + timedelta(days=31))
+    with pytest.raises(StartupError, match=r"tls\.pem is valid from \d{4}-\d\d-\d\d .* set the clock"):
+        open_certificates(settings, clock=lambda: now - timedelta(days=1))
+
+
+def test_an_expired_new_certificate_is_logged_and_the_old_one_stays(
+    start: Start, settings: Security, made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    now = datetime.now(UTC)
+    port = start(settings, clock=lambda: now)
+    now += timedelta(days=31)
+    put(made, tmp_path, "other-server")
+    assert serves(port, made / "ours-ca.pem") and not serves(port, made / "other-ca.pem")
+    [record] = caplog.records
+    assert "expired at" in record.message and "goes on with the certificate that it had" in record.message
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o400, False), (0o644, True), (0o604, True), (0o620, True)])
+def test_a_private_key_that_others_can_use_is_named_with_the_remedy(
+    settings: Security, caplog: pytest.LogCaptureFixture, mode: int, warned: bool
+):
+    assert settings.tls_key is not None
+    settings.tls_key.chmod(mode)
+    open_certificates(settings)
+    assert [f"run chmod 600 {settings.tls_key}" in record.message for record in caplog.records] == [True] * warned
+
+
+@pytest.mark.parametrize("days", [30, 20_000, 40_000])  # from 2050 on years have four digits there
+def test_the_end_of_a_certificate_is_what_openssl_says(tmp_path: Path, days: int):
+    pair = authority(tmp_path, "long", days=days)
+    certificates = open_certificates(Security(tls_certificate=pair.certificate, tls_key=pair.key))
+    said = subprocess.run(["openssl", "x509", "-noout", "-enddate", "-in", pair.certificate], capture_output=True, check=True)
+    ends = ssl.cert_time_to_seconds(said.stdout.decode().strip().removeprefix("notAfter="))
+    assert certificates is not None and certificates.valid_until.timestamp() == ends
 
 
 @pytest.mark.parametrize("roots", ["missing", "ours-client.key", os.devnull])
 def test_clients_roots_that_cannot_be_used_keep_the_server_from_starting(settings: Security, made: Path, roots: str):
     with pytest.raises(StartupError, match="client_ca"):
-        server_credentials(settings.model_copy(update={"client_ca": made / roots}))
+        open_certificates(settings.model_copy(update={"client_ca": made / roots}))
