@@ -22,6 +22,7 @@ from server.overload.limits import Limits
 T = TypeVar("T")
 _IN_USE = "cannot listen on {address}; is another server running there? Choose another --port, or a --host of this machine"
 _REFLECTION = "/grpc.reflection.{}.ServerReflection/ServerReflectionInfo"
+_OR_UNFIT = "; if none is, gRPC does not take the TLS certificate: its keyUsage, where it has one, needs digitalSignature"
 _REFUSE_SECONDS = 0.1
 _CHANGES_AT_ONCE = 8  # catalogue changes in flight; they wait for encoder, engine and disk in threads
 _GRPC = "grpc._cython.cygrpc"  # the name that gRPC logs under
@@ -96,7 +97,7 @@ class Edge:
         try:
             port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
         except RuntimeError:
-            raise StartupError(_IN_USE.format(address=address)) from None
+            raise StartupError(_IN_USE.format(address=address) + (_OR_UNFIT if credentials else "")) from None
         own = Handlers()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, cast(grpc.aio.Server, own))
         names = (*self._services, health.NAME, reflection.SERVICE_NAME)

@@ -16,7 +16,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from server.config import Security
+from server.app import App
+from server.config import Config, Listen, Security
 from server.errors import StartupError
 from server.security.tls import open_certificates
 from tests.server.security.certificates import Pair, authority, signed
@@ -263,6 +264,14 @@ def test_the_end_of_a_certificate_is_what_openssl_says(tmp_path: Path, days: int
     said = subprocess.run(["openssl", "x509", "-noout", "-enddate", "-in", pair.certificate], capture_output=True, check=True)
     ends = ssl.cert_time_to_seconds(said.stdout.decode().strip().removeprefix("notAfter="))
     assert certificates is not None and certificates.valid_until.timestamp() == ends
+
+
+def test_a_certificate_that_grpc_does_not_take_is_not_blamed_on_the_port_alone(made: Path, tmp_path: Path):
+    root = pair(made, "ours-ca")  # which may sign certificates, and nothing else
+    security = Security(tls_certificate=root.certificate, tls_key=root.key)
+    config = Config(bundle=tmp_path / "bundle", data=tmp_path / "data", listen=Listen(port=0), security=security)
+    with pytest.raises(StartupError, match=r"cannot listen on .*its keyUsage, where it has one, needs digitalSignature"):
+        App(config)
 
 
 @pytest.mark.parametrize("roots", ["missing", "ours-client.key", os.devnull])
