@@ -20,6 +20,7 @@ from server.telemetry.calls import CallFigures
 from server.telemetry.endpoint import Metrics
 from server.telemetry.stages import StagesOfTenants
 from server.telemetry.traces import open_traces
+from server.telemetry.upkeep import UpkeepFigures
 from server.tenant import Tenant
 from server.users.intake import now_us
 
@@ -136,6 +137,9 @@ class App:
     def _show_figures(self) -> None:
         if self._metrics is not None:
             self._metrics.add(
+                UpkeepFigures(
+                    self._certificates, self._config.data, {name: tenant.folder for name, tenant in self.tenants.items()}
+                ),
                 StagesOfTenants({name: tenant.stages for name, tenant in self.tenants.items()}),
                 *(collector for tenant in self.tenants.values() for collector in tenant.figures()),
             )

@@ -3,7 +3,7 @@
 import fcntl
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ DIRECTORY = "backups"
 PARTIAL = ".partial"  # the end of the name of a copy that is not done
 _PAGES_AT_ONCE = 2_500  # 10 MB
 _NAMES = "journal-*.sqlite"
+_NAME = "journal-%Y%m%dT%H%M%S%fZ.sqlite"  # by the time, UTC; so their order is that of time
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def back_up(directory: Path, out: Path | None = None, *, keep: int | None = None
     if not (directory / FILE_NAME).is_file():
         raise StartupError(f"{directory} holds no journal; check --data")
     with _started(directory) as backups:
-        path = out or backups / f"journal-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.sqlite"
+        path = out or backups / datetime.now(UTC).strftime(_NAME)
         if path.exists():
             raise StartupError(f"{path} exists; choose another --out")
         partial = path.with_name(path.name + PARTIAL)
@@ -117,6 +118,14 @@ def _check(path: Path) -> dict[str, int]:
     with closing(open_reader(path)) as connection:
         check_pages(connection, path)
         return {name: connection.execute(f"SELECT count(*) FROM {name}").get for name in ("people", "events")}
+
+
+def newest_backup(directory: Path) -> datetime | None:
+    """When the newest backup in a tenant's directory was begun, UTC. By its name: an erasure writes old ones anew."""
+    for path in sorted((directory / DIRECTORY).glob(_NAMES), reverse=True):
+        with suppress(ValueError):  # somebody else's file
+            return datetime.strptime(path.name, _NAME).replace(tzinfo=UTC)
+    return None
 
 
 def _delete_older(backups: Path, keep: int) -> list[Path]:

@@ -16,6 +16,7 @@ import towerbridge
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.journal.backup import back_up
 from tests.server.conftest import Served
 from tests.server.releasing import serving, wait_until
 from tests.server.telemetry.scraped import get
@@ -24,9 +25,10 @@ ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "docker" / "prometheus"
 ALERTS = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
 DASHBOARD = json.loads((ROOT / "docker" / "grafana" / "dashboards" / "towerbridge.json").read_text(encoding="utf-8"))
-# A name that Prometheus makes up itself, and what only a machine with a GPU, or a longer life, has.
+# A name that Prometheus makes up itself, and what only a machine with a GPU, or a server with TLS, has.
 ELSEWHERE = {
     "up",
+    "towerbridge_tls_certificate_expiry_timestamp_seconds",
     "towerbridge_gpu_utilisation_ratio",
     "towerbridge_gpu_memory_used_bytes",
     "towerbridge_gpu_memory_total_bytes",
@@ -65,6 +67,7 @@ def served(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             client.get_release()
         limit.in_flight -= 1000
         wait_until(lambda: one.app.tenant.live.live_index.recall.recall is not None)
+        back_up(one.app.tenant.folder)
         yield one
 
 
