@@ -9,6 +9,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+# gRPC reads it when it is imported, and writes lines of its own beside ours: one for every handshake that anybody lets fail.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 from server.errors import StartupError
 from server.telemetry import logs
 

@@ -2,15 +2,19 @@
 
 import json
 import logging
+import socket
 import subprocess
 import sys
 from contextvars import copy_context
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.process import running_server
 from server.telemetry.current import CALL, USER, Call
 from server.telemetry.logs import JsonLines, hashed
+from tests.server.security.certificates import authority, signed
 
 METHOD = "/towerbridge.v1.EventService/RecordEvents"
 
@@ -39,6 +43,20 @@ def test_json_is_one_object_a_line_whatever_is_said():
     assert (first["level"], first["logger"]) == ("INFO", "server.x")
     assert first["time"].endswith("Z") and len(first["time"]) == len("2026-11-25T20:20:25.123Z")
     assert second["level"] == "ERROR" and set(second) == {"time", "level", "logger", "message"}
+
+
+def test_a_connection_without_tls_leaves_no_line_that_is_not_json(bundle_path: Path, tmp_path: Path):
+    pair, log = signed(tmp_path, "server", authority(tmp_path)), tmp_path / "log"
+    (tmp_path / "config.yaml").write_text("logs: {format: json}\nengine: {compile: false}\n", encoding="utf-8")
+    flags = ("--config", tmp_path / "config.yaml", "--tls-certificate", pair.certificate, "--tls-key", pair.key)
+    with running_server(bundle_path, tmp_path / "data", *map(str, flags), log=log) as server:
+        host, port = server.target.split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            while connection.recv(4096):
+                pass
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert lines and all(json.loads(line)["message"] for line in lines)
 
 
 def test_text_is_a_line_for_people_and_the_last_setup_counts():
