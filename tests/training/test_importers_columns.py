@@ -72,6 +72,21 @@ def test_attributes_that_no_attribute_can_hold_are_left_out_with_a_note(tmp_path
     assert found["count"] == 3 and found["examples"][2] == {"column": "huge", "type": "uint64"}
 
 
+def test_a_picture_beside_each_item_is_left_out_with_a_note_and_the_items_stay(tmp_path: Path) -> None:
+    items = {
+        "item_id": pa.array([b"x", b"y"]),
+        "picture": pa.array([b"\x89PNG", None], pa.binary()),
+        "brand": pa.array([b"B", "Ä".encode()]),
+    }
+    events = write(tmp_path / "events.parquet", EVENTS)
+    assert run(tmp_path / "data", "parquet", "--events", events, "--items", write(tmp_path / "items.parquet", items)) == 0
+    assert [(row["item_id"], row["brand"]) for row in items_of(tmp_path / "data")] == [("x", "B"), ("y", "Ä")]
+    assert "picture" not in items_of(tmp_path / "data")[0] and info(tmp_path / "data")["rejected"] == {}
+    notes = info(tmp_path / "data")["notes"]
+    assert isinstance(notes, dict)
+    assert notes["attributes that cannot be kept"]["examples"] == [{"column": "picture", "type": "binary"}]
+
+
 def test_a_parquet_file_with_one_name_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = pa.table([pa.array(["a"]), pa.array(["x"]), pa.array(["z"]), pa.array([1])], ["user", "item", "item", "time"])
     pq.write_table(table, tmp_path / "events.parquet")

@@ -6,7 +6,7 @@ from training.errors import ConfigError
 from training.importers.amazon import import_amazon
 from training.importers.columns import check_overrides, of, parse_overrides
 from training.importers.draft import drafting
-from training.importers.items import clean_items
+from training.importers.items import clean_items, find_item_columns
 from training.importers.movielens import import_movielens_small
 from training.importers.online_retail import import_online_retail
 from training.importers.retailrocket import import_retailrocket
@@ -70,9 +70,11 @@ def import_tables(
     with drafting(out, sort_mib) as draft:
         table = known = None
         if catalogue is not None:
-            raw, row = read_table(catalogue, table="items", rejects=draft.rejects)
             with of(catalogue.path):
-                table = clean_items(raw, row, overrides=overrides, rejects=draft.rejects)
+                chosen = find_item_columns(catalogue.columns, overrides)
+            raw, row = read_table(catalogue, table="items", needed=chosen.names, rejects=draft.rejects)
+            with of(catalogue.path):
+                table = clean_items(raw, row, chosen, draft.rejects)
             known = table["item_id"].combine_chunks()
         draft.add(read_events(files, overrides, draft.rejects, item_ids=known))
         source = ", ".join(path.name or str(path) for path in events)

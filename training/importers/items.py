@@ -1,5 +1,7 @@
 """Raw item rows -> canonical items: text, categories, and every other column as an attribute."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -12,30 +14,49 @@ from training.importers.rejects import Marks, Rejects
 NOT_KEPT = "attributes that cannot be kept"
 
 
-def clean_items(raw: pa.Table, row: npt.NDArray[np.int64], *, overrides: dict[str, str], rejects: Rejects) -> pa.Table:
+@dataclass(frozen=True)
+class ItemColumns:
+    """The columns of one source that hold items; there may be none for text and categories. All others are attributes."""
+
+    item_id: str
+    text: str | None
+    categories: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """Those that there are."""
+        return [name for name in (self.item_id, self.text, self.categories) if name is not None]
+
+
+def find_item_columns(columns: list[str], overrides: dict[str, str]) -> ItemColumns:
+    """Raises DatasetError, which names the columns that there are, where there is none for the id.
+
+    Where there is no text column the first of title, name and description serves as text, and stays an attribute.
+    """
+    text, categories = (find_column(name, columns, overrides) for name in ("text", "categories"))
+    return ItemColumns(need_column("item_id", columns, overrides, aliases=("id",)), text, categories)
+
+
+def clean_items(raw: pa.Table, row: npt.NDArray[np.int64], columns: ItemColumns, rejects: Rejects) -> pa.Table:
     """Canonical items of a raw table whose rows are numbered by `row` (n,) int64; the first of equal ids stands.
 
-    Where there is no text column the first of title, name and description serves as text, and stays an attribute. A
-    column that cannot be an attribute is left out with a note. Raises DatasetError where another one cannot be read.
+    A column that cannot be an attribute is left out with a note. Raises DatasetError where another one cannot be read.
     """
-    columns = raw.column_names
-    chosen = {name: find_column(name, columns, overrides) for name in ("text", "categories")}
-    id_column = need_column("item_id", columns, overrides, aliases=("id",))
     marks = Marks("items", raw, row)
-    ids = check_ids(raw, id_column, "item_id", marks)
+    ids = check_ids(raw, columns.item_id, "item_id", marks)
     marks.reject(_repeats(ids) & marks.good, "item_id repeated")
     marks.report(rejects)
     size = raw.num_rows
     text, categories = pa.array([""] * size), empty_categories(size)
-    if chosen["text"] is not None:
-        with reading(chosen["text"], raw[chosen["text"]]):
-            text = _stripped(raw[chosen["text"]])
-    if chosen["categories"] is not None:
-        with reading(chosen["categories"], raw[chosen["categories"]]):
-            categories = split_categories(raw[chosen["categories"]])
+    if columns.text is not None:
+        with reading(columns.text, raw[columns.text]):
+            text = _stripped(raw[columns.text])
+    if columns.categories is not None:
+        with reading(columns.categories, raw[columns.categories]):
+            categories = split_categories(raw[columns.categories])
     table = pa.table([ids, text, categories], names=["item_id", "text", "categories"])
-    for name in columns:
-        if name not in (id_column, "text", chosen["categories"], "item_id", "categories", "popularity"):
+    for name in raw.column_names:
+        if name not in (columns.item_id, "text", columns.categories, "item_id", "categories", "popularity"):
             try:
                 table = table.append_column(name, attribute(raw[name]))
             except pa.ArrowException:
@@ -81,6 +102,8 @@ def attribute(column: pa.ChunkedArray) -> pa.Array:
     array = column.combine_chunks()
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    if pa.types.is_binary(array.type):  # which some writers of parquet take for text
+        array = array.cast(pa.string())
     kind = array.type
     if pa.types.is_boolean(kind) or pa.types.is_timestamp(kind):
         return array

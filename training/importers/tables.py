@@ -29,11 +29,21 @@ class TableFile:
     metadata: dict[bytes, bytes]  # of parquet
     encoding: str | None = "utf-8"  # of CSV; None = some rows are not UTF-8, and are rejected
 
-    def batches(self, columns: list[str], *, table: str, rows_before: int, rejects: Rejects | None) -> Iterator[Raw]:
+    def batches(
+        self,
+        columns: list[str],
+        *,
+        table: str,
+        rows_before: int,
+        rejects: Rejects | None,
+        needed: list[str] | None = None,
+    ) -> Iterator[Raw]:
         """The rows in order, numbered from `rows_before` + 1 on; without `rejects` bad rows are skipped in silence.
 
-        Raises DatasetError where the file turns out to be unusable.
+        Rows that are not UTF-8 are bad. Where a parquet file has bytes, such as pictures, in a column that is not `needed`
+        (None: all are), they stay bytes. Raises DatasetError where the file turns out to be unusable.
         """
+        texts = columns if needed is None or self.kind == "csv" else needed
         csv = CsvFile(self.path, self.columns, self.encoding)
         with _readable(self.path, self.kind):
             for raw, row in (
@@ -41,7 +51,7 @@ class TableFile:
                 if self.kind == "csv"
                 else self._read_parquet(columns, rows_before)
             ):
-                yield _decode(raw, row, table, rejects)
+                yield _decode(raw, row, texts, table, rejects)
 
     def _read_parquet(self, columns: list[str], done: int) -> Iterator[Raw]:
         with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=READ_BUFFER_BYTES) as file:
@@ -85,9 +95,9 @@ def open_table(path: Path, kind: str, *, other_encoding: str | None = None) -> T
     return TableFile(path, kind, names, metadata)
 
 
-def read_table(file: TableFile, *, table: str, rejects: Rejects) -> Raw:
-    """A whole file in memory. Raises DatasetError where it holds no rows at all."""
-    parts = list(file.batches(file.columns, table=table, rows_before=0, rejects=rejects))
+def read_table(file: TableFile, *, table: str, rejects: Rejects, needed: list[str] | None = None) -> Raw:
+    """A whole file in memory; `needed` as in `TableFile.batches`. Raises DatasetError where it holds no rows at all."""
+    parts = list(file.batches(file.columns, table=table, rows_before=0, rejects=rejects, needed=needed))
     if not sum(len(row) for _, row in parts) and not rejects.counts:
         raise DatasetError(f"{file.path}: holds no rows; give a file that has some")
     if not parts:
@@ -106,9 +116,11 @@ def _readable(path: Path, kind: str) -> Iterator[None]:
         raise DatasetError(f"{path}: not readable as {kind} ({reason})") from error
 
 
-def _decode(raw: pa.Table, row: npt.NDArray[np.int64], table: str, rejects: Rejects | None) -> Raw:
-    """Bytes -> strings; rows that are not UTF-8 are rejected one by one, and only then are rows looked at singly."""
-    binary = [pa.types.is_binary(kind) or pa.types.is_string(kind) for kind in raw.schema.types]
+def _decode(raw: pa.Table, row: npt.NDArray[np.int64], texts: list[str], table: str, rejects: Rejects | None) -> Raw:
+    """Bytes of the columns `texts` -> strings; rows that are not UTF-8 are rejected, and only then looked at one by one."""
+    binary = [
+        pa.types.is_string(field.type) or (pa.types.is_binary(field.type) and field.name in texts) for field in raw.schema
+    ]
     fields = [pa.field(name, pa.binary()) for name in raw.schema.names]
     as_bytes = pa.schema([new if is_text else old for new, old, is_text in zip(fields, raw.schema, binary, strict=True)])
     texts = [pa.field(name, pa.string()) for name in raw.schema.names]
