@@ -87,6 +87,19 @@ def test_a_picture_beside_each_item_is_left_out_with_a_note_and_the_items_stay(t
     assert notes["attributes that cannot be kept"]["examples"] == [{"column": "picture", "type": "binary"}]
 
 
+def test_a_column_with_a_name_of_the_bundles_own_is_not_left_out_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = "sku,item_id,title,text,genres,categories,popularity,price\nx,1,A,long,g,c,9,2\n"
+    named = ["--columns", "item_id=sku", "text=title", "categories=genres"]
+    data = csv_import(tmp_path, "sku,user,ts\nx,a,1700000000\n", items, *named)
+    assert items_of(data) == [{"item_id": "x", "text": "A", "categories": ["g"], "title": "A", "price": 2}]
+    notes = info(data)["notes"]
+    assert isinstance(notes, dict)
+    assert notes["attributes that cannot be kept"]["count"] == 4
+    assert "such as column item_id, reason a bundle has one of its own; rename it to keep it" in capsys.readouterr().out
+
+
 def test_a_parquet_file_with_one_name_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = pa.table([pa.array(["a"]), pa.array(["x"]), pa.array(["z"]), pa.array([1])], ["user", "item", "item", "time"])
     pq.write_table(table, tmp_path / "events.parquet")

@@ -12,6 +12,7 @@ from training.importers.events import check_ids
 from training.importers.rejects import Marks, Rejects
 
 NOT_KEPT = "attributes that cannot be kept"
+OWN_NAMES = ("item_id", "text", "categories", "popularity")  # of a bundle's items; attributes have others
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def find_item_columns(columns: list[str], overrides: dict[str, str]) -> ItemColu
 def clean_items(raw: pa.Table, row: npt.NDArray[np.int64], columns: ItemColumns, rejects: Rejects) -> pa.Table:
     """Canonical items of a raw table whose rows are numbered by `row` (n,) int64; the first of equal ids stands.
 
-    A column that cannot be an attribute is left out with a note. Raises DatasetError where another one cannot be read.
+    A column that cannot be an attribute, for its type or its name, is left out with a note. Raises DatasetError where
+    another one cannot be read.
     """
     marks = Marks("items", raw, row)
     ids = check_ids(raw, columns.item_id, "item_id", marks)
@@ -56,11 +58,15 @@ def clean_items(raw: pa.Table, row: npt.NDArray[np.int64], columns: ItemColumns,
             categories = split_categories(raw[columns.categories])
     table = pa.table([ids, text, categories], names=["item_id", "text", "categories"])
     for name in raw.column_names:
-        if name not in (columns.item_id, "text", columns.categories, "item_id", "categories", "popularity"):
-            try:
-                table = table.append_column(name, attribute(raw[name]))
-            except pa.ArrowException:
-                rejects.notes.add(NOT_KEPT, 1, [{"column": name, "type": str(raw[name].type)}])
+        if name in (columns.item_id, columns.categories) or name == columns.text == "text":
+            continue
+        if name in OWN_NAMES:
+            rejects.notes.add(NOT_KEPT, 1, [{"column": name, "reason": "a bundle has one of its own; rename it to keep it"}])
+            continue
+        try:
+            table = table.append_column(name, attribute(raw[name]))
+        except pa.ArrowException:
+            rejects.notes.add(NOT_KEPT, 1, [{"column": name, "type": str(raw[name].type)}])
     return table.filter(pa.array(marks.good)).combine_chunks()
 
 
