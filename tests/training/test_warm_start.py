@@ -256,10 +256,21 @@ def test_an_anchor_pulls_items_back_to_where_they_were() -> None:
     assert drop_anchor(pair, np.array([0]), 0.0) is None
 
 
-def test_an_event_from_a_clock_that_is_ahead_does_not_make_the_next_ones_old(newer: Path) -> None:
+def test_an_event_from_a_clock_that_is_ahead_does_not_make_the_next_ones_old(newer: Path, tmp_path: Path) -> None:
     dataset: Dataset = read_dataset(newer)
     assert newest_event(dataset) == json.loads((newer / "dataset.json").read_text())["last_event"]
-    ahead = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-    told = newest_event(replace(dataset, info=dataset.info | {"last_event": ahead}))
-    assert told is not None and datetime.fromisoformat(told) <= datetime.now(UTC)
+    ahead: dict[str, object] = {"user": "late", "item": "item-0-0", "event": "view", "time": "2099-01-01T00:00:00Z"}
+    events, items = (write_csv(tmp_path / "e.csv", [*newer_events(), ahead]), write_csv(tmp_path / "i.csv", newer_items()))
+    assert main(["import", "csv", "--events", str(events), "--items", str(items), "--out", str(tmp_path / "data")]) == 0
+    told = read_dataset(tmp_path / "data")
+    assert newest_event(told) == max(str(row["time"]) for row in newer_events())
+    found = {"count": 1, "examples": [{"user_id": "late", "occurred_at": "2099-01-01T00:00:00+00:00"}]}
+    assert told.info["notes"]["events later than the import"] == found
     assert newest_event(replace(dataset, info=dataset.info | {"times": "ordinal"})) is None
+
+
+def test_where_all_events_are_later_than_the_import_a_bundle_is_taught_up_to_the_present(newer: Path) -> None:
+    dataset: Dataset = read_dataset(newer)
+    ahead = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    told = newest_event(replace(dataset, info=dataset.info | {"last_past_event": None, "last_event": ahead}))
+    assert told is not None and datetime.fromisoformat(told) <= datetime.now(UTC)

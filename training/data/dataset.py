@@ -3,8 +3,9 @@
 DATA/events.parquet    user_id, item_id, event_type string; occurred_at timestamp(us, UTC);
                        sorted by (user_id, occurred_at, original order); may be larger than memory
 DATA/items.parquet     item_id string (unique), text string ("" = none), categories list<string>, attributes …
-DATA/dataset.json      kind, source, times ("real" | "ordinal"), counts, rejected (counts by reason), notes (what was kept
-                       and looks odd: {note: {"count", "examples"}}); watermark, {"epoch", "position"}, if the events came
+DATA/dataset.json      kind, source, times ("real" | "ordinal"), counts, first_event, last_event, last_past_event (the last
+                       one that is not later than the import), rejected (counts by reason), notes (what was kept and
+                       looks odd: {note: {"count", "examples"}}); watermark, {"epoch", "position"}, if the events came
                        from a server's journal: the last position that they include
 DATA/rejects.jsonl     one line per bad row, up to a number for each reason: {"row", "reason", "values", "table"}
 

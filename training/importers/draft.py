@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class Draft:
     """Collects events, sorts them and writes the data set. See `drafting`."""
 
     def __init__(self, out: Path, folder: Path, sort_mib: int) -> None:
-        self._out, self._folder = out, folder
+        self._out, self._folder, self._began = out, folder, datetime.now(UTC)
         self._sorter = EventSorter(folder, sort_mib)
         self.rejects = Rejects(folder / "rejects.jsonl")
 
@@ -46,7 +47,7 @@ class Draft:
             worst = ", ".join(f"{count} {reason}" for reason, count in self.rejects.counts.most_common(3))
             reason = worst or "the source is empty"
             raise DatasetError(f"{source}: no usable event is left ({reason}); correct the source or name its columns")
-        survey = Survey(self.rejects, ordinal=ordinal)
+        survey = Survey(self.rejects, ordinal=ordinal, began=self._began)
         self._write_events(survey)
         catalogue = items_of_events(survey.item_ids) if items is None else items
         pq.write_table(catalogue, self._folder / "items.parquet")

@@ -21,20 +21,25 @@ MANY = "users with very many events"
 UNORDERED = "events out of order in the source"
 INSTANT = "events at the instant of the user's event before"
 EARLY, EARLY_BEFORE = "events before 1990", pa.scalar(datetime(1990, 1, 1, tzinfo=UTC))
+AHEAD = "events later than the import"
 NO_TEXT = "items without text"
 NO_EVENTS = "items without events"
 
 
 class Survey:
-    """Sees sorted events batch by batch. Memory: the ids of the items, and no more than a number for each size of user."""
+    """Sees sorted events batch by batch. Memory: the ids of the items, and no more than a number for each size of user.
 
-    def __init__(self, rejects: Rejects, *, ordinal: bool) -> None:
-        self._places, self._ordinal = rejects.places, ordinal
+    `began`: when the import began. What is later comes from a clock that is ahead.
+    """
+
+    def __init__(self, rejects: Rejects, *, ordinal: bool, began: datetime) -> None:
+        self._places, self._ordinal, self._began = rejects.places, ordinal, pa.scalar(began)
         self._last: pa.Table | None = None  # the row before
         self._open: tuple[str, int] | None = None  # the user whose events go on, and how many there were
         self._sizes: Counter[int] = Counter()  # number of events -> users
         self._largest: list[tuple[int, str]] = []
         self._span: tuple[datetime, datetime] | None = None
+        self._last_past: datetime | None = None
         self._items = Distinct()
         self.types: Counter[str] = Counter()
         self.notes = rejects.notes  # goes on with what was found as the rows were read
@@ -54,6 +59,11 @@ class Survey:
         if not self._ordinal:
             early = events.filter(pc.less(events["occurred_at"], EARLY_BEFORE))
             self.notes.add(EARLY, early.num_rows, _with_times(early.slice(0, EXAMPLES)))
+            is_ahead = pc.greater(events["occurred_at"], self._began)
+            ahead = events.filter(is_ahead)
+            self.notes.add(AHEAD, ahead.num_rows, _with_times(ahead.slice(0, EXAMPLES)))
+            newest = pc.max(events["occurred_at"].filter(pc.invert(is_ahead))).as_py()
+            self._last_past = max(filter(None, (self._last_past, newest)), default=None)
         joined = events if self._last is None else pa.concat_tables([self._last, events])
         self._note_order(joined.combine_chunks())
         self._count_users(events["user_id"].combine_chunks())
@@ -65,7 +75,7 @@ class Survey:
         return self._items.finish()
 
     def finish(self, items: pa.Table) -> dict[str, Any]:
-        """`counts`, `first_event`, `last_event` and `notes` of dataset.json; `items` is the finished catalogue."""
+        """`counts`, the times and `notes` of dataset.json; `items` is the finished catalogue."""
         if self._open is not None:
             self._end_users([self._open[0]], np.array([self._open[1]]))
             self._open = None
@@ -88,6 +98,7 @@ class Survey:
             },
             "first_event": first and first.isoformat(),
             "last_event": last and last.isoformat(),
+            "last_past_event": self._last_past and self._last_past.isoformat(),
             "notes": self.notes.describe(),
         }
 

@@ -231,9 +231,9 @@ def taught_until(bundle: Bundle) -> int | None:
 def newest_event(dataset: Dataset) -> str | None:
     """ISO 8601: what a bundle that is fitted now is taught up to.
 
-    Not after the present: one event from a clock that is ahead must not make those that come in before it look old.
+    Not later than the import: one event from a clock that is ahead must not make those that come in before it look old.
     """
-    text = dataset.info.get("last_event")
+    text = dataset.info.get("last_past_event") or dataset.info.get("last_event")  # null where all are later
     if text is None or not dataset.has_real_times:
         return None
     return min(datetime.fromisoformat(text), datetime.now(UTC)).isoformat()
