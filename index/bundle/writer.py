@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -159,12 +160,18 @@ def _manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def check_target(out: Path) -> None:
-    """Whether `write_bundle` may write there: nothing is there, or a bundle, which it replaces. Raises BundleInvalidError."""
+    """Whether `write_bundle` may write there: nothing is there, or a bundle, which it replaces. Raises BundleInvalidError.
+
+    What of its path is not there yet must be possible to make.
+    """
     with naming(out):
         if out.is_symlink():
             raise BundleInvalidError("", "is a link, not a bundle", "give the path it points to")
         if out.exists() and not is_bundle(out):
             raise BundleInvalidError("", "exists and is not a bundle", "remove it or give another path")
+        folder = next(each for each in out.absolute().parents if os.path.lexists(each))
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise BundleInvalidError("", f"{folder} is no folder that can be written to", "give another path")
 
 
 def _put_in_place(aside: Path, out: Path) -> None:

@@ -158,11 +158,15 @@ def test_a_bundle_is_not_written_over_something_else_and_no_epoch_is_trained_fir
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "manifest.json").write_text('{"name": "app"}')
     (tmp_path / "link").symlink_to(fitted)
-    for name, said in (("precious", "is not a bundle"), ("app", "is not a bundle"), ("link", "is a link")):
+    (tmp_path / "lost").symlink_to("nowhere")
+    letter = "precious/letter.txt"
+    refused = {"precious": "is not a bundle", "app": "is not a bundle", letter: "is not a bundle", "link": "is a link"}
+    nowhere = {f"{letter}/new/bundle": f"{letter} is no folder", "lost/bundle": "lost is no folder"}
+    for name, said in (refused | nowhere).items():
         line = ["fit", "--data", str(planted), "--out", str(tmp_path / name), "--text-encoder", "none", "--set", *SHORT]
         assert main(line) == 2
         error = capsys.readouterr().err
-        assert f"{tmp_path / name}" in error and said in error and error.count("\n") == 1
+        assert error.startswith(f"{tmp_path / name}: ") and said in error and error.count("\n") == 1
     assert (tmp_path / "precious" / "letter.txt").read_text() == "dear"
 
 
