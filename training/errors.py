@@ -7,7 +7,7 @@ TrainingError             one line for the user: what is wrong and what to do; t
 ├── TextEncoderError      no text encoder where one is asked for
 └── RefreshError          a step of a refresh that failed, or a new bundle that is not good enough
 
-Interrupted               Ctrl-C, where work is kept; exit 130
+Interrupted               Ctrl-C or SIGTERM, where work is kept; exit 130
 """
 
 
@@ -36,4 +36,4 @@ class RefreshError(TrainingError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """By Ctrl-C, with work that is kept; the text says how it goes on."""
+    """By Ctrl-C or SIGTERM, with work that is kept; the text says how it goes on."""

@@ -251,15 +251,18 @@ def test_a_failed_import_leaves_nothing_and_an_older_data_set_whole(tmp_path: Pa
     assert names == {"events.parquet", "items.parquet", "dataset.json", "rejects.jsonl"}
 
 
-def test_an_interrupt_while_sorting_ends_the_import_with_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_sorting_ends_the_import_with_one_line_and_leaves_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     write_clicks(tmp_path / "clicks.parquet", 1_000_000)
-    child = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from training.cli import main; "
-    child += "sys.exit(main(sys.argv[1:]))"
+    child = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a background job ignores it
+    child += "runpy.run_module('training', run_name='__main__')"
     arguments = ["import", "parquet", "--events", str(tmp_path / "clicks.parquet"), "--out", str(tmp_path / "data")]
     with subprocess.Popen([sys.executable, "-c", child, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not list(tmp_path.glob("data/.import-*/events.parquet")):  # made when sorting begins
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error == "interrupted; nothing was written\n"
