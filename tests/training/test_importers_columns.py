@@ -72,6 +72,14 @@ def test_attributes_that_no_attribute_can_hold_are_left_out_with_a_note(tmp_path
     assert found["count"] == 3 and found["examples"][2] == {"column": "huge", "type": "uint64"}
 
 
+def test_a_price_in_float32_keeps_its_digits(tmp_path: Path) -> None:
+    prices = [19.99, None, 1e-30, float("inf")]
+    items = {"item_id": ["x", "y", "z", "w"], "price": pa.array(prices, pa.float32())}
+    events = write(tmp_path / "events.parquet", EVENTS)
+    assert run(tmp_path / "data", "parquet", "--events", events, "--items", write(tmp_path / "items.parquet", items)) == 0
+    assert [row["price"] for row in items_of(tmp_path / "data")] == prices
+
+
 def test_a_picture_beside_each_item_is_left_out_with_a_note_and_the_items_stay(tmp_path: Path) -> None:
     items = {
         "item_id": pa.array([b"x", b"y"]),

@@ -119,6 +119,8 @@ def attribute(column: pa.ChunkedArray) -> pa.Array:
         return array.cast(pa.list_(pa.string()))
     if pa.types.is_integer(kind):
         return array.cast(pa.int64())
+    if pa.types.is_float32(kind):  # by way of its digits: 19.99 stays 19.99, and is not 19.989999771118164
+        return array.cast(pa.string()).cast(pa.float64())
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return array.cast(pa.float64())
     return _typed(as_strings(array)) if _is_text(kind) else as_strings(array)
