@@ -136,6 +136,13 @@ def test_the_summary_counts_events_users_items_types_and_shows_an_example_of_eac
         assert words in printed
 
 
+def test_spaces_around_the_names_in_a_header_do_not_count(tmp_path: Path) -> None:
+    items = "item_id, categories, price ,\tstock\nx,red|blue,1.5,3\ny,red,2,4,5\n"
+    data = csv_import(tmp_path, " user_id, item ,ts\na,x,100\na,x\n", items, "--columns", "item_id=item")
+    assert items_of(data) == [{"item_id": "x", "text": "", "categories": ["red", "blue"], "price": 1.5, "stock": 3}]
+    assert [(row["table"], row["row"]) for row in rejects_of(data)] == [("items", 2), ("events", 2)]
+
+
 def test_usual_column_names_are_found_and_others_can_be_named(tmp_path: Path) -> None:
     data = csv_import(tmp_path, "timestamp,visitorid,event,itemid\n5,a,view,x\n")
     assert events_of(data)[0]["user_id"] == "a"

@@ -64,7 +64,13 @@ class CsvFile:
         torn.encoding = self.encoding
         return pacsv.open_csv(
             self.path,
-            read_options=pacsv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, encoding=self.encoding or BYTES),
+            read_options=pacsv.ReadOptions(
+                use_threads=False,
+                block_size=BLOCK_BYTES,
+                encoding=self.encoding or BYTES,
+                column_names=self.columns,  # as `read_header` has them
+                skip_rows_after_names=1,
+            ),
             parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=torn.collect),
             convert_options=pacsv.ConvertOptions(
                 include_columns=columns,
@@ -122,12 +128,13 @@ class _Torn:
 
 
 def read_header(path: Path) -> list[str]:
-    """The names of the columns. Raises DatasetError where there are none, or two are alike."""
+    """The names of the columns, without spaces around them. Raises DatasetError where there are none, or two are alike."""
     with open_plain(path) as file:
         line = file.readline()
     if not line.strip():
         raise DatasetError(f"{path}: has no header line; its first line must name the columns")
-    names = list(pacsv.read_csv(pa.BufferReader(line), parse_options=pacsv.ParseOptions(newlines_in_values=True)).column_names)
+    written = pacsv.read_csv(pa.BufferReader(line), parse_options=pacsv.ParseOptions(newlines_in_values=True)).column_names
+    names = [name.strip() for name in written]
     if len(set(names)) != len(names):
         raise DatasetError(f"{path}: two columns have one name; its first line is {line.decode(errors='replace').strip()}")
     return names
