@@ -21,6 +21,7 @@ IMPORT_EPILOG = """examples:
   python -m training import retailrocket events.csv --out data/retailrocket
   python -m training import online-retail online_retail.csv.gz --out data/online-retail
   python -m training import csv --events clicks.csv --items products.csv --out data/shop
+  python -m training import csv --events clicks.tsv --delimiter tab --out data/shop
   python -m training import parquet --events clicks/ --columns user_id=who occurred_at=when --out data/shop
 
 docs/data.md lists the column names that are understood, and what makes a row bad. Bad rows are counted, written
@@ -93,7 +94,7 @@ def _import(parsed: argparse.Namespace) -> None:
         print(flow.import_retail(parsed.out, parsed.source))
     else:
         sources = parsed.kind, parsed.events, parsed.items, parsed.columns
-        print(flow.import_tables(parsed.out, *sources, sort_mib=parsed.sort_memory))
+        print(flow.import_tables(parsed.out, *sources, delimiter=parsed.delimiter, sort_mib=parsed.sort_memory))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -147,6 +148,14 @@ def _import_parser(parser: argparse.ArgumentParser) -> None:
             metavar="MIB",
             help="what sorting may hold in memory, at least 64; the rest lies in DATA meanwhile; default 1024",
         )
+    tables[0].add_argument(
+        "--delimiter",
+        type=delimiter,
+        default=",",
+        metavar="SIGN",
+        help="what separates the fields: ';', '|', tab, …; default ','",
+    )
+    tables[1].set_defaults(delimiter=",")
     rocket = _command(kinds.add_parser, "retailrocket", help="RetailRocket's events.csv, whole or a part")
     retail = _command(kinds.add_parser, "online-retail", help="UCI's Online Retail as CSV, plain or gzipped")
     for kind, file in ((rocket, "events.csv"), (retail, "online_retail.csv.gz")):
@@ -176,6 +185,13 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--threads", type=thread_count, help="CPU threads; 0 = as torch chooses; default 2, or training.threads"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def delimiter(text: str) -> str:
+    sign = "\t" if text == "tab" else text
+    if len(sign) != 1 or not sign.isascii() or sign.isalnum() or sign in '"\r\n\0':
+        raise argparse.ArgumentTypeError(f"{text!r}: give one sign that is no letter, digit or quote, or tab")
+    return sign
 
 
 def thread_count(text: str) -> int:

@@ -147,7 +147,7 @@ def test_a_pattern_may_match_folders(tmp_path: Path) -> None:
         (["csv", "--events", "events.csv", "--items", "folder"], "folder: is a directory; give a file"),
         (["amazon", "folder"], "folder: is a directory; give a file"),
         (["amazon", "events.csv", "--attributes", "folder"], "folder: is a directory; give a file"),
-        (["csv", "--events", "semicolons.csv"], "it has user;item;ts; separated by ;?"),
+        (["csv", "--events", "semicolons.csv"], "it has user;item;ts; import csv takes --delimiter ';'"),
         (["csv", "--events", os.fsdecode(b"\xff.csv")], "the name is not UTF-8; rename it"),
         (["csv", "--events", "named"], "the name is not UTF-8; rename it"),
         (["amazon", os.fsdecode(b"\xff.csv")], "the name is not UTF-8; rename it"),

@@ -53,6 +53,32 @@ def test_a_row_of_several_lines_with_too_many_fields_says_how_many_lines_it_has(
     assert notes(data)[MANY_LINES]["examples"] == [{"table": "events", "row": 1, "lines": 22}]
 
 
+@pytest.mark.parametrize(("sign", "given"), [(";", ";"), ("\t", "tab"), ("|", "|")])
+def test_fields_may_be_separated_by_another_sign_than_a_comma(tmp_path: Path, sign: str, given: str) -> None:
+    events = "user,item,ts\na,x,1700000000\nb,'y;\t|',1700000001\nc,z\n".replace(",", sign).replace("'", '"')
+    items = f'item_id{sign}title\nx{sign}"one, two{sign}"\n"y;\t|"{sign}\n'
+    data = csv_import(tmp_path, events, items, "--delimiter", given)
+    assert [row["item_id"] for row in events_of(data)] == ["x", "y;\t|"]
+    assert [row["text"] for row in items_of(data)] == [f"one, two{sign}".strip(), ""]
+    assert [(row["row"], row["reason"]) for row in rejects_of(data)] == [(3, "wrong number of fields")]
+
+
+@pytest.mark.parametrize("row", ['c;"z\n', 'c;"z;1;2\n', 'c,"z";"1\n', '"c'])
+def test_a_quote_that_is_never_closed_ends_the_import_whatever_separates_the_fields(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: str
+) -> None:
+    (tmp_path / "clicks.csv").write_text("user;item;ts\na;x;1700000000\n" + row)
+    assert run(tmp_path / "data", "csv", "--delimiter", ";", "--events", tmp_path / "clicks.csv") == 2
+    assert "row 2 opens a quote that is never closed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sign", ["", ";;", "a", "1", '"', "é", "\n"])
+def test_a_delimiter_that_cannot_be_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], sign: str) -> None:
+    with pytest.raises(SystemExit):
+        run(tmp_path / "data", "csv", "--events", "clicks.csv", "--delimiter", sign)
+    assert "argument --delimiter: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("ending", ["", "\n", "\n\n", '""\n'])
 @pytest.mark.parametrize("place", ["last field", "first field"])
 @pytest.mark.parametrize("name", ["clicks.csv", "clicks.csv.gz"])

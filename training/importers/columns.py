@@ -19,6 +19,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "text": ("text", "title", "name", "description"),
     "categories": ("categories", "category", "genres", "tags"),
 }
+DELIMITERS = {",": "','", ";": "';'", "|": "'|'", "\t": "tab"}  # of CSV -> how the command line takes them
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:
@@ -48,10 +49,10 @@ def need_column(name: str, columns: list[str], overrides: dict[str, str], *, ali
     """`find_column`, or DatasetError with the columns that there are."""
     found = find_column(name, columns, overrides, aliases=aliases)
     if found is None:
-        separator = next((f" separated by {sign}?" for sign in (";", "|", "\t") if sign in columns[0]), "")
+        delimiter = next((word for sign, word in DELIMITERS.items() if sign in columns[0]), None)
+        cure = f"name it with --columns {name}=COLUMN" if delimiter is None else f"import csv takes --delimiter {delimiter}"
         raise DatasetError(
-            f"no column for {name} ({', '.join((*ALIASES[name], *aliases))}); it has {', '.join(columns)};{separator} "
-            f"name it with --columns {name}=COLUMN"
+            f"no column for {name} ({', '.join((*ALIASES[name], *aliases))}); it has {', '.join(columns)}; {cure}"
         )
     return found
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ BLOCK_BYTES = 1 << 23  # of CSV; a row must fit into it
 BYTES = "latin-1"  # gives every byte a character, so that pyarrow can read and show what is not UTF-8
 LINE_BREAK = r"\r\n|\r|\n"
 SEVERAL_LINES = "rows with line breaks inside quotes"
-QUOTED = re.compile(r'(^|,)"(?:[^"]|"")*"(?!")')  # a field in quotes, at the beginning of a row or after a comma
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class CsvFile:
     path: Path
     columns: list[str]
     encoding: str | None
+    delimiter: str
 
     def batches(self, wanted: list[str], *, table: str, rows_before: int, rejects: Rejects | None) -> Iterator[Raw]:
         """The rows in order, as bytes, numbered from `rows_before` + 1 on; torn ones are left out.
@@ -41,7 +41,7 @@ class CsvFile:
         With `rejects` they are rejected, and so are events with a line break in a column that is `wanted`; line breaks
         in any column are noted. Raises DatasetError where a quote is open at the end.
         """
-        torn = _Torn(table, rows_before, rejects)
+        torn = _Torn(table, rows_before, rejects, self.encoding, self.delimiter)
         done, last = rows_before, b""
         for batch in self._reader(wanted if rejects is None else self.columns, torn):
             row = torn.numbers_without(done + 1, batch.num_rows)
@@ -61,7 +61,6 @@ class CsvFile:
             )
 
     def _reader(self, columns: list[str], torn: "_Torn") -> pacsv.CSVStreamingReader:
-        torn.encoding = self.encoding
         return pacsv.open_csv(
             self.path,
             read_options=pacsv.ReadOptions(
@@ -71,7 +70,7 @@ class CsvFile:
                 column_names=self.columns,  # as `read_header` has them
                 skip_rows_after_names=1,
             ),
-            parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=torn.collect),
+            parse_options=_parse_options(self.delimiter, invalid_row_handler=torn.collect),
             convert_options=pacsv.ConvertOptions(
                 include_columns=columns,
                 column_types={name: pa.binary() for name in columns},
@@ -96,11 +95,12 @@ class CsvFile:
 class _Torn:
     """Rows with too few or too many fields, as pyarrow meets them: it is ahead of the batches that it has given."""
 
-    def __init__(self, table: str, rows_before: int, rejects: Rejects | None) -> None:
-        self.encoding: str | None = None
+    def __init__(self, table: str, rows_before: int, rejects: Rejects | None, encoding: str | None, delimiter: str) -> None:
         self.last = rows_before  # the number of the last one
         self.ends_open = False  # whether it ends within quotes
-        self._table, self._rows_before, self._rejects = table, rows_before, rejects
+        self._table, self._rows_before, self._rejects, self._encoding = table, rows_before, rejects, encoding
+        begins = f'(^|{re.escape(delimiter)})"'  # a field in quotes, at the beginning of a row or after a delimiter
+        self._open, self._closed = re.compile(begins), re.compile(begins + '(?:[^"]|"")*"(?!")')
         self._waiting: list[int] = []  # numbers, in order, that no batch has passed
 
     def collect(self, bad: pacsv.InvalidRow) -> str:
@@ -108,8 +108,8 @@ class _Torn:
         self.last = self._rows_before + int(bad.number) - 1  # pyarrow counts the header as row 1
         self._waiting.append(self.last)
         if self._rejects is not None:
-            text = bad.text if self.encoding is not None else bad.text.encode(BYTES).decode(errors="replace")
-            self.ends_open = re.search(r'(^|,)"', QUOTED.sub(r"\1", text)) is not None
+            text = bad.text if self._encoding is not None else bad.text.encode(BYTES).decode(errors="replace")
+            self.ends_open = self._open.search(self._closed.sub(r"\1", text)) is not None
             lines = 1 + len(re.findall(LINE_BREAK, text))
             values = {"line": text, "fields": bad.actual_columns, "expected": bad.expected_columns}
             if lines > 1:
@@ -127,17 +127,21 @@ class _Torn:
         return whole
 
 
-def read_header(path: Path) -> list[str]:
+def read_header(path: Path, delimiter: str) -> list[str]:
     """The names of the columns, without spaces around them. Raises DatasetError where there are none, or two are alike."""
     with open_plain(path) as file:
         line = file.readline()
     if not line.strip():
         raise DatasetError(f"{path}: has no header line; its first line must name the columns")
-    written = pacsv.read_csv(pa.BufferReader(line), parse_options=pacsv.ParseOptions(newlines_in_values=True)).column_names
+    written = pacsv.read_csv(pa.BufferReader(line), parse_options=_parse_options(delimiter)).column_names
     names = [name.strip() for name in written]
     if len(set(names)) != len(names):
         raise DatasetError(f"{path}: two columns have one name; its first line is {line.decode(errors='replace').strip()}")
     return names
+
+
+def _parse_options(delimiter: str, **more: Any) -> pacsv.ParseOptions:
+    return pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, **more)
 
 
 def is_utf8(path: Path) -> bool:

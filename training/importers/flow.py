@@ -12,7 +12,7 @@ from training.importers.online_retail import import_online_retail
 from training.importers.retailrocket import import_retailrocket
 from training.importers.sorting import DEFAULT_SORT_MIB, LEAST_SORT_MIB
 from training.importers.sources import open_events, read_events, watermark_of
-from training.importers.tables import open_table, read_table
+from training.importers.tables import COMMA, open_table, read_table
 
 
 def import_movielens(out: Path) -> str:
@@ -53,6 +53,7 @@ def import_tables(
     items: Path | None,
     columns: list[str],
     *,
+    delimiter: str = COMMA,
     sort_mib: int = DEFAULT_SORT_MIB,
 ) -> str:
     """Imports `kind` "csv" or "parquet" -> the printed summary. Without items those in the events are taken.
@@ -62,8 +63,8 @@ def import_tables(
     if sort_mib < LEAST_SORT_MIB:
         raise ConfigError(f"--sort-memory {sort_mib}: give at least {LEAST_SORT_MIB} (MiB)")
     overrides = parse_overrides(columns)
-    catalogue = None if items is None else open_table(items, kind)
-    files = open_events(events, kind)
+    catalogue = None if items is None else open_table(items, kind, delimiter=delimiter)
+    files = open_events(events, kind, delimiter)
     named = {"items": catalogue.columns} if catalogue is not None else {}
     check_overrides(overrides, {**named, "events": sorted({name for file in files for name in file.columns})})
     watermark = watermark_of(files)

@@ -11,7 +11,7 @@ from training.errors import DatasetError
 from training.importers.columns import need_column, of, reading
 from training.importers.events import EventRules, clean_events, find_event_columns
 from training.importers.rejects import Rejects
-from training.importers.tables import TableFile, open_table
+from training.importers.tables import COMMA, TableFile, open_table
 from training.importers.times import UnixUnit
 
 ENDINGS = {"csv": (".csv", ".csv.gz"), "parquet": (".parquet", ".pq")}
@@ -50,9 +50,9 @@ def _inside(folder: Path, kind: str) -> list[Path]:
     return [file for file in sorted(folder.rglob("*")) if _belongs(file.relative_to(folder), kind) and file.is_file()]
 
 
-def open_events(paths: list[Path], kind: str) -> list[TableFile]:
+def open_events(paths: list[Path], kind: str, delimiter: str = COMMA) -> list[TableFile]:
     """The files of `find_files`, each looked at."""
-    return [open_table(path, kind) for path in find_files(paths, kind)]
+    return [open_table(path, kind, delimiter=delimiter) for path in find_files(paths, kind)]
 
 
 def read_events(

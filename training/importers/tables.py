@@ -17,6 +17,7 @@ from training.importers.csv_rows import BLOCK_BYTES, CsvFile, Raw, is_utf8, read
 from training.importers.rejects import Rejects
 
 ROWS_AT_ONCE = 1 << 18
+COMMA = ","
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class TableFile:
     columns: list[str]
     metadata: dict[bytes, bytes]  # of parquet
     encoding: str | None = "utf-8"  # of CSV; None = some rows are not UTF-8, and are rejected
+    delimiter: str = COMMA  # of CSV
 
     def batches(
         self,
@@ -44,7 +46,7 @@ class TableFile:
         (None: all are), they stay bytes. Raises DatasetError where the file turns out to be unusable.
         """
         texts = columns if needed is None or self.kind == "csv" else needed
-        csv = CsvFile(self.path, self.columns, self.encoding)
+        csv = CsvFile(self.path, self.columns, self.encoding, self.delimiter)
         with _readable(self.path, self.kind):
             for raw, row in (
                 csv.batches(columns, table=table, rows_before=rows_before, rejects=rejects)
@@ -79,15 +81,16 @@ def is_text(path: Path) -> bool:
     return True
 
 
-def open_table(path: Path, kind: str, *, other_encoding: str | None = None) -> TableFile:
+def open_table(path: Path, kind: str, *, delimiter: str = COMMA, other_encoding: str | None = None) -> TableFile:
     """Looks at the columns of a CSV or parquet file. Raises DatasetError where there is none or it is unusable.
 
-    `other_encoding` is that of a CSV that is not UTF-8; without it such rows are rejected.
+    `delimiter`, one character, is a CSV's; `other_encoding` that of one that is not UTF-8: without it such rows are rejected.
     """
     need_file(path)
     with _readable(path, kind):
         if kind == "csv":
-            return TableFile(path, kind, read_header(path), {}, "utf-8" if is_utf8(path) else other_encoding)
+            encoding = "utf-8" if is_utf8(path) else other_encoding
+            return TableFile(path, kind, read_header(path, delimiter), {}, encoding, delimiter)
         with pq.ParquetFile(path) as file:
             names, metadata = list(file.schema_arrow.names), dict(file.schema_arrow.metadata or {})
     if len(set(names)) != len(names):
