@@ -94,7 +94,8 @@ def _import(parsed: argparse.Namespace) -> None:
         print(flow.import_retail(parsed.out, parsed.source))
     else:
         sources = parsed.kind, parsed.events, parsed.items, parsed.columns
-        print(flow.import_tables(parsed.out, *sources, delimiter=parsed.delimiter, sort_mib=parsed.sort_memory))
+        written = {"delimiter": parsed.delimiter, "category_separator": parsed.category_separator}
+        print(flow.import_tables(parsed.out, *sources, **written, sort_mib=parsed.sort_memory))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,6 +141,9 @@ def _import_parser(parser: argparse.ArgumentParser) -> None:
         table.add_argument("--items", type=Path, help="id, text, categories, attributes; without it the events' items")
         table.add_argument(
             "--columns", nargs="+", action="extend", default=[], metavar="NAME=COLUMN", help="where names are not usual"
+        )
+        table.add_argument(
+            "--category-separator", default="|", metavar="TEXT", help="between categories that stand in one text; default '|'"
         )
         table.add_argument(
             "--sort-memory",

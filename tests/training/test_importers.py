@@ -184,6 +184,24 @@ def test_items_take_title_as_text_split_categories_and_keep_the_rest_as_typed_at
     ]
 
 
+def test_categories_are_split_at_commas_where_that_is_asked_for_and_else_a_note_says_that_they_were_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events, items = EVENTS + "a,x,view,1\n", 'item_id,categories\nx,"red, blue"\ny,red\nz,\n'
+    data = csv_import(tmp_path, events, items)
+    assert [row["categories"] for row in items_of(data)] == [["red, blue"], ["red"], []]
+    said = "1   categories with commas, at which --category-separator ',' would split them, such as categories red, blue"
+    assert said in capsys.readouterr().out
+    data = csv_import(tmp_path, events, items, "--category-separator", ",")
+    assert [row["categories"] for row in items_of(data)] == [["red", "blue"], ["red"], []]
+    assert "with commas" not in capsys.readouterr().out
+    data = csv_import(tmp_path, events, items + 'w,"home, garden|tools"\n')
+    assert items_of(data)[3]["categories"] == ["home, garden", "tools"]
+    assert "with commas" not in capsys.readouterr().out
+    assert run(data, "csv", "--events", tmp_path / "events.csv", "--category-separator", "") == 2
+    assert "--category-separator: is empty" in capsys.readouterr().err
+
+
 def test_without_an_items_file_the_items_are_those_of_the_events(tmp_path: Path) -> None:
     data = csv_import(tmp_path, EVENTS + "a,y,view,1\na,x,view,2\nb,y,view,2\n")
     assert items_of(data) == [{"item_id": name, "text": "", "categories": []} for name in ("x", "y")]

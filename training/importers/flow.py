@@ -6,7 +6,7 @@ from training.errors import ConfigError
 from training.importers.amazon import import_amazon
 from training.importers.columns import check_overrides, of, parse_overrides
 from training.importers.draft import drafting
-from training.importers.items import clean_items, find_item_columns
+from training.importers.items import SEPARATOR, clean_items, find_item_columns
 from training.importers.movielens import import_movielens_small
 from training.importers.online_retail import import_online_retail
 from training.importers.retailrocket import import_retailrocket
@@ -54,6 +54,7 @@ def import_tables(
     columns: list[str],
     *,
     delimiter: str = COMMA,
+    category_separator: str = SEPARATOR,
     sort_mib: int = DEFAULT_SORT_MIB,
 ) -> str:
     """Imports `kind` "csv" or "parquet" -> the printed summary. Without items those in the events are taken.
@@ -62,6 +63,8 @@ def import_tables(
     """
     if sort_mib < LEAST_SORT_MIB:
         raise ConfigError(f"--sort-memory {sort_mib}: give at least {LEAST_SORT_MIB} (MiB)")
+    if not category_separator:
+        raise ConfigError("--category-separator: is empty; give what stands between two categories")
     overrides = parse_overrides(columns)
     catalogue = None if items is None else open_table(items, kind, delimiter=delimiter)
     files = open_events(events, kind, delimiter)
@@ -75,7 +78,7 @@ def import_tables(
                 chosen = find_item_columns(catalogue.columns, overrides)
             raw, row = read_table(catalogue, table="items", needed=chosen.names, rejects=draft.rejects)
             with of(catalogue.path):
-                table = clean_items(raw, row, chosen, draft.rejects)
+                table = clean_items(raw, row, chosen, draft.rejects, separator=category_separator)
             known = table["item_id"].combine_chunks()
         draft.add(read_events(files, overrides, draft.rejects, item_ids=known))
         source = ", ".join(path.name or str(path) for path in events)

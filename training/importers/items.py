@@ -9,9 +9,12 @@ import pyarrow.compute as pc
 
 from training.importers.columns import as_strings, find_column, need_column, reading
 from training.importers.events import check_ids
+from training.importers.notes import EXAMPLES
 from training.importers.rejects import Marks, Rejects
 
 NOT_KEPT = "attributes that cannot be kept"
+COMMAS = "categories with commas, at which --category-separator ',' would split them"
+SEPARATOR = "|"  # of categories in text, unless another is given
 OWN_NAMES = ("item_id", "text", "categories", "popularity")  # of a bundle's items; attributes have others
 
 
@@ -38,9 +41,12 @@ def find_item_columns(columns: list[str], overrides: dict[str, str]) -> ItemColu
     return ItemColumns(need_column("item_id", columns, overrides, aliases=("id",)), text, categories)
 
 
-def clean_items(raw: pa.Table, row: npt.NDArray[np.int64], columns: ItemColumns, rejects: Rejects) -> pa.Table:
+def clean_items(
+    raw: pa.Table, row: npt.NDArray[np.int64], columns: ItemColumns, rejects: Rejects, *, separator: str = SEPARATOR
+) -> pa.Table:
     """Canonical items of a raw table whose rows are numbered by `row` (n,) int64; the first of equal ids stands.
 
+    Categories in text are split at `separator`; where none has one and some have commas, a note says so.
     A column that cannot be an attribute, for its type or its name, is left out with a note. Raises DatasetError where
     another one cannot be read.
     """
@@ -55,7 +61,8 @@ def clean_items(raw: pa.Table, row: npt.NDArray[np.int64], columns: ItemColumns,
             text = _stripped(raw[columns.text])
     if columns.categories is not None:
         with reading(columns.categories, raw[columns.categories]):
-            categories = split_categories(raw[columns.categories])
+            categories = split_categories(raw[columns.categories], separator)
+        _note_commas(raw[columns.categories], separator, rejects)
     table = pa.table([ids, text, categories], names=["item_id", "text", "categories"])
     for name in raw.column_names:
         if name in (columns.item_id, columns.categories) or name == columns.text == "text":
@@ -81,11 +88,11 @@ def empty_categories(size: int) -> pa.Array:
     return pa.array([[]] * size, pa.list_(pa.string()))
 
 
-def split_categories(column: pa.ChunkedArray) -> pa.Array:
-    """Lists of strings as they are, strings split at `|`; empty values, repeats and nulls are left out."""
+def split_categories(column: pa.ChunkedArray, separator: str = SEPARATOR) -> pa.Array:
+    """Lists of strings as they are, strings split at `separator`; empty values, repeats and nulls are left out."""
     array = column.combine_chunks()
     if not _is_list(array.type):
-        array = pc.split_pattern(pc.fill_null(as_strings(array), ""), "|")
+        array = pc.split_pattern(pc.fill_null(as_strings(array), ""), separator)
     lists = array.cast(pa.list_(pa.string()))
     values = pc.utf8_trim_whitespace(pc.fill_null(lists.flatten(), ""))
     owner = pc.list_parent_indices(lists).to_numpy()
@@ -98,6 +105,15 @@ def split_categories(column: pa.ChunkedArray) -> pa.Array:
     counts = np.bincount(owner[keep], minlength=len(lists))
     offsets = pa.array(np.append(0, np.cumsum(counts)).astype(np.int32))
     return pa.ListArray.from_arrays(offsets, values.filter(pa.array(keep)))
+
+
+def _note_commas(column: pa.ChunkedArray, separator: str, rejects: Rejects) -> None:
+    if _is_list(column.type):
+        return
+    text = as_strings(column)
+    whole = text.filter(pc.fill_null(pc.match_substring(text, ","), False))
+    if not pc.any(pc.match_substring(text, separator)).as_py():
+        rejects.notes.add(COMMAS, len(whole), [{"categories": value} for value in whole.slice(0, EXAMPLES).to_pylist()])
 
 
 def attribute(column: pa.ChunkedArray) -> pa.Array:
