@@ -199,8 +199,10 @@ def delimiter(text: str) -> str:
 
 
 def thread_count(text: str) -> int:
-    if int(text) < 0:
-        raise argparse.ArgumentTypeError(f"{text}: give 0 or more")
+    from training.config import MOST_THREADS
+
+    if not 0 <= int(text) <= MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{text}: give 0 to {MOST_THREADS}")
     return int(text)
 
 

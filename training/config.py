@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from training.errors import ConfigError
 
 CONFIGS = Path(__file__).parent / "configs"
+MOST_THREADS = 1024  # more is a mistake, and torch would start them
 
 
 class _Section(BaseModel):
@@ -104,7 +105,7 @@ class TrainingConfig(_Section):
     compile: Switch = "auto"
     checkpoint_minutes: float = Field(default=10.0, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**32)
-    threads: int = Field(default=2, ge=0)
+    threads: int = Field(default=2, ge=0, le=MOST_THREADS)
 
 
 class WarmStartConfig(_Section):
@@ -168,12 +169,26 @@ def find_config(path: Path) -> Path:
     return named if not path.is_file() and path.parent == Path() and named.is_file() else path
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Of two sections with one name YAML would keep the last, and drop the settings of the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # Before what `<<` brings in, which the section's own keys may replace.
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         names = ", ".join(sorted(each.stem for each in CONFIGS.glob("*.yaml")))
         raise ConfigError(f"{path}: no such config; give a YAML file, or a name: {names}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_EachKeyOnce)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or what looks like a date and is none
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if tree is None:

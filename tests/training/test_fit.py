@@ -229,12 +229,13 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("command", ["fit", "evaluate", "refresh"])
-def test_a_number_of_threads_below_0_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("threads", ["-1", "1025"])
+def test_a_number_of_threads_that_cannot_be_is_refused(command: str, threads: str, capsys: pytest.CaptureFixture[str]) -> None:
     flags = {"fit": ["--data", "x", "--out", "y"], "evaluate": ["--data", "x", "--bundle", "y"], "refresh": ["--out", "y"]}
     with pytest.raises(SystemExit) as caught:
-        main([command, *flags[command], "--threads", "-1"])
+        main([command, *flags[command], "--threads", threads])
     assert caught.value.code == 2
-    assert "argument --threads: -1: give 0 or more" in capsys.readouterr().err
+    assert f"argument --threads: {threads}: give 0 to 1024" in capsys.readouterr().err
 
 
 def test_data_with_nothing_to_learn_is_refused_and_no_bundle_is_written(
