@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import grpc
+from cryptography import x509
 
 from server.config import Security
 from server.errors import StartupError
-from server.security.certificate import validity
 from server.security.key_file import Stamp, stamp_of
 
 _log = logging.getLogger(__name__)
@@ -119,10 +119,10 @@ class Certificates:
     def _valid_until(self, chain: bytes) -> datetime:
         """When the certificate ends. Raises StartupError outside of its time: all clients would refuse it."""
         try:
-            begin, end = validity(chain.decode("ascii", "replace"))
+            own = x509.load_pem_x509_certificates(chain)[0]
         except ValueError as error:
             raise StartupError(f"TLS: {self._certificate} must hold a certificate in PEM: {error}") from None
-        now = self._clock()
+        begin, end, now = own.not_valid_before_utc, own.not_valid_after_utc, self._clock()
         if end < now:
             raise StartupError(f"TLS: {self._certificate} expired at {end:%Y-%m-%d %H:%M} UTC; put a renewed one in its place")
         if now < begin:
