@@ -180,7 +180,11 @@ def _fit_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--restart", action="store_true", help="begin anew where an interrupted run left BUNDLE.checkpoint")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write curves for TensorBoard")
     parser.add_argument("--warm-start", type=Path, metavar="BUNDLE", help="go on from this bundle, with its settings")
-    parser.add_argument("--new-since", metavar="TIME", help="with --warm-start: new events begin here; default: what it saw")
+    parser.add_argument(
+        "--new-since",
+        metavar="TIME",
+        help="with --warm-start: new events begin here, in UTC without a zone; default: what it saw",
+    )
     _common(parser)
 
 

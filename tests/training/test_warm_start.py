@@ -110,10 +110,11 @@ def test_a_moment_before_the_bundle_s_own_split_is_refused_by_its_own_name(
 ) -> None:
     by_time = [*SMALL, "--set", "split.kind=temporal", "training.epochs=1"]
     assert main(["fit", "--data", str(planted), "--out", str(tmp_path / "a"), "--text-encoder", "none", *by_time]) == 0
-    assert start(newer, tmp_path / "b", tmp_path / "a", flags=("--new-since", "2024-03-01T00:00:00Z")) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("--new-since 2024-03-01T00:00:00+00:00: ") and "give a later time" in error
-    assert error.count("\n") == 1
+    for moment in ("2024-03-01T00:00:00Z", "2024-03-01T02:00:00+02:00", "2024-03-01T00:00", "2024-03-01"):  # UTC without a zone
+        assert start(newer, tmp_path / "b", tmp_path / "a", flags=("--new-since", moment)) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("--new-since 2024-03-01T00:00:00+00:00: ") and "give a later time" in error
+        assert error.count("\n") == 1
 
 
 def test_evaluate_warns_where_the_beginning_was_taught_what_is_asked(
@@ -160,7 +161,7 @@ def test_before_it_learns_anything_its_vectors_are_the_bundle_s(fitted: Path, tm
         (("split.seed=3",), (), "split.seed: 3, but"),
         (("training.epochs=1",), (), "training.epochs: a warm start has its own; set warm_start.epochs"),
         (("training.residual_rate=2",), (), "set warm_start.new_item_rate"),
-        ((), ("--new-since", "yesterday"), "write a time with its zone"),
+        ((), ("--new-since", "yesterday"), "write a day or a time, such as 2026-11-26"),
         ((), ("--new-since", "2030-01-01T00:00:00Z"), "nothing to learn that"),
     ],
 )

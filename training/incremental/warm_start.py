@@ -251,11 +251,9 @@ def _since(bundle: Bundle, given: str | None) -> int:
         return since
     try:
         moment = datetime.fromisoformat(given)
-        if moment.tzinfo is None:
-            raise ValueError
     except ValueError:
-        raise ConfigError(f"--new-since {given}: write a time with its zone, such as 2026-11-26T00:00:00Z") from None
-    return round(moment.timestamp() * 1e6)
+        raise ConfigError(f"--new-since {given}: write a day or a time, such as 2026-11-26 or 2026-11-26T08:00:00Z") from None
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6)
 
 
 def _load(tower: nn.Module, program: ExportedProgram, path: Path, *, grows: str) -> None:
