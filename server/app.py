@@ -1,5 +1,6 @@
 """The server: the edge, and the tenants behind it."""
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -24,6 +25,7 @@ from server.telemetry.upkeep import UpkeepFigures
 from server.tenant import Tenant
 from server.users.intake import now_us
 
+_log = logging.getLogger(__name__)
 _SERVICES = tuple(
     proto.DESCRIPTOR.services_by_name[name].full_name
     for proto, name in (
@@ -114,6 +116,10 @@ class App:
     def _listen(self, config: Config, opened: ExitStack) -> Edge:
         security = config.security
         keys = KeyRing(security.keys_file) if security.keys_file is not None else None
+        if keys is not None and not len(keys):
+            _log.warning(
+                "%s has no active key: nobody is served; python -m server.keys create --file makes one", security.keys_file
+            )
         anybody = Caller(next(iter(config.served)), ANYBODY.name, ANYBODY.roles, ANYBODY.key_id)
         traces = open_traces(config.traces)
         if traces is not None:
@@ -150,7 +156,9 @@ class App:
 
 
 def _check_apart(config: Config) -> None:
-    """Raises StartupError if the server would write into a bundle, which could not be loaded again then."""
+    """Raises StartupError if the server would write into a bundle, which could not be loaded again then, or into a file."""
+    if config.data.exists() and not config.data.is_dir():
+        raise StartupError(f"the data directory {config.data} is a file; give the path of a directory")
     for bundle in config.served.values():
         if config.data.resolve().is_relative_to(bundle.resolve()):
             raise StartupError(f"the data directory {config.data} lies inside the bundle {bundle}; give another --data")
