@@ -222,7 +222,9 @@ def test_fit_writes_a_card_and_evaluate_completes_it_without_another_release(
     shutil.copytree(fitted, bundle)
     release = read_bundle(bundle).release_id
     first = (bundle / "model_card.md").read_text(encoding="utf-8")
-    for words in (f"# Release {release}", "200 users", "the last is the test's target", "Not evaluated yet", "N@10: 0."):
+    last = json.loads((planted / "dataset.json").read_text(encoding="utf-8"))["last_event"]
+    told = (f"# Release {release}", "200 users", f"Last event: {last}", "the last is the test's target", "N@10: 0.")
+    for words in (*told, "Not evaluated yet"):
         assert words in first
     evaluate(planted, bundle, tmp_path)
     assert (bundle / "model_card.md").read_text(encoding="utf-8") == first  # only with --card

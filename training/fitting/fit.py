@@ -258,6 +258,7 @@ def _describe(given: _Given, config: Config, history: History) -> dict[str, Any]
         "config": config.model_dump(),
         "dataset": {
             **{name: info.get(name) for name in ("kind", "source", "times", "counts")},
+            "last_event": info.get("last_event") if given.dataset.has_real_times else None,
             "events_sha256": given.events_sha256,
         },
         "split": given.split.describe(),
