@@ -13,7 +13,7 @@ from index.bundle import read_bundle
 from tests.training.conftest import SMALL
 from tests.training.together import KINDS, trained
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]  # on any free port
 PATIENCE = 240  # seconds, on a machine that does much else
 
 
@@ -22,7 +22,8 @@ def together(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> list[di
     """What each of two processes came to."""
     out = tmp_path_factory.mktemp("together")
     line = [*TORCHRUN, "-m", "tests.training.together", str(planted), str(out)]
-    subprocess.run(line, check=True, capture_output=True, timeout=PATIENCE)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
     return [json.loads((out / f"{rank}-of-2.json").read_text()) for rank in range(2)]
 
 
