@@ -192,8 +192,8 @@ def compile_user_tower(bundle: Bundle, path: Path) -> None:
     program.example_inputs = (examples, {})  # a bundle keeps none; rows and width stay free
     from torch._inductor import aoti_compile_and_package  # here: it takes a second, and the server needs none of it
 
-    # Precompiled headers pay from the second tower on.
-    options = {"freezing": True, "cpp_cache_precompile_headers": False}
+    # Precompiled headers pay from the second tower on, and are 300 MB.
+    options = {"freezing": True, "aot_inductor.precompile_headers": False}
     aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
     check_user_tower(bundle, CompiledTower(path))  # in this process: native code that crashes must not do it in the server
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,15 +28,35 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def compiled(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that a first server has left."""
+def first(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The folder that a first server has left, and how many bytes lay there at most while it compiled."""
     data = tmp_path_factory.mktemp("first")
     engine = {"compile": True}
     app = App(Config(bundle=bundle_path, data=data, listen={"port": 0}, engine=engine, consent=PRESUMED))  # type: ignore[arg-type]
     app.start()
-    app.tenant.towers.wait()
+    folder, most = data / "default" / "compiled", 0
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(app.tenant.towers.wait)
+        while not done.done():
+            most = max(most, stored(folder))
+            time.sleep(0.1)
     app.stop()
-    return data / "default" / "compiled"
+    return folder, most
+
+
+def stored(folder: Path) -> int:
+    """Bytes below a folder in which files come and go."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(root, name).stat().st_size
+    return total
+
+
+@pytest.fixture(scope="module")
+def compiled(first: tuple[Path, int]) -> Path:
+    return first[0]
 
 
 @pytest.fixture
@@ -70,6 +91,10 @@ def check_answers(served: Served, bundle: Bundle) -> None:
 def test_a_compiled_tower_is_kept_where_nobody_else_can_write_and_nothing_else_is_left(compiled: Path):
     assert compiled.stat().st_mode & 0o777 == 0o700
     assert sorted(path.suffix for path in compiled.iterdir()) == [".pt2", ".sha256"]
+
+
+def test_to_compile_takes_a_few_megabytes_of_the_data_directory(first: tuple[Path, int]):
+    assert 0 < first[1] < 50_000_000  # precompiled headers of torch alone are 300 MB
 
 
 def test_a_compiled_tower_gives_the_golden_vectors_and_its_server_the_same_answers(
