@@ -17,6 +17,11 @@ from tqdm import tqdm
 
 _VARIABLE = "TOWERBRIDGE_API_KEY"
 _LOOK_SECONDS = 0.5
+_READY = (
+    v1.ReleaseState.RELEASE_STATE_LIVE,
+    v1.ReleaseState.RELEASE_STATE_PREVIOUS,
+    v1.ReleaseState.RELEASE_STATE_LOADED,
+)
 _EPILOG = f"""\
 examples:
   python -m server.release list
@@ -61,9 +66,17 @@ def _list(client: towerbridge.Client, given: argparse.Namespace) -> v1.ListRelea
 
 def _load(client: towerbridge.Client, given: argparse.Namespace) -> v1.LoadReleaseResponse:
     """Waits for the load, and shows how far it is where somebody looks."""
-    done = threading.Event()
+    ready = {one.release_id for one in client.list_releases().releases if one.state in _READY}
+    answer = _wait(client, given)
+    if answer.release.release_id in ready:
+        print(f"it was held already: of {given.bundle} nothing but the manifest was read or checked", file=sys.stderr)
+    return answer
+
+
+def _wait(client: towerbridge.Client, given: argparse.Namespace) -> v1.LoadReleaseResponse:
     if not sys.stderr.isatty():
         return client.load_release(given.bundle, timeout_s=given.timeout)
+    done = threading.Event()
     shower = threading.Thread(target=_show_progress, args=(client, done), daemon=True)
     shower.start()
     try:

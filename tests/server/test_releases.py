@@ -19,6 +19,7 @@ from towerbridge import v1
 
 from index.bundle import read_bundle
 from server.errors import StartupError
+from server.release import main
 from tests.server.conftest import DAY_US, NOW_US, Served, offline_vector
 from tests.server.releasing import FAILED, LIVE, LOADED, LOADING, PREVIOUS, serving, states, wait_until, write_bundles
 from tests.tiny import write_tiny_bundle
@@ -508,3 +509,20 @@ def test_the_shell_loads_promotes_and_rolls_back(served: Served, bundles: tuple[
     refused = _command(served, "rollback", "--expected", ids["b"])
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1) and "FAILED_PRECONDITION" in refused.stderr
     assert _command(served, "load").returncode == 2
+
+
+def test_the_shell_says_that_a_copy_of_a_release_that_is_held_was_not_read(
+    bundles: tuple[Path, dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name in "ab":
+        shutil.copytree(bundles[0] / name, tmp_path / name)
+    shutil.copytree(tmp_path / "b", tmp_path / "copy")
+    (tmp_path / "copy" / "item_vectors.safetensors").write_bytes(b"damaged")
+    with serving(tmp_path / "a", tmp_path / "data") as served:
+        said = []
+        for bundle in ("b", "copy"):
+            assert main(["load", bundle, "--target", f"127.0.0.1:{served.app.port}"]) == 0
+            said.append(capsys.readouterr())
+    assert said[0].out == said[1].out == f"release {bundles[1]['b']} is loaded, from {tmp_path / 'b'}\n"
+    assert said[0].err == ""
+    assert said[1].err == "it was held already: of copy nothing but the manifest was read or checked\n"
