@@ -32,11 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _ask(given, credentials)
     except grpc.RpcError as error:
         said = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
-        print(f"{given.target} does not answer: {said}", file=sys.stderr)
+        print(f"{given.target} does not answer: {said}{about_tls(said, given.ca)}", file=sys.stderr)
         return 1
     serving = status == health_pb2.HealthCheckResponse.SERVING
     print(health_pb2.HealthCheckResponse.ServingStatus.Name(status), file=sys.stdout if serving else sys.stderr)
     return 0 if serving else 1
+
+
+def about_tls(said: str, ca: Path | None) -> str:
+    """What to look at if a connection could not be made, after what gRPC said; empty for what a server said itself."""
+    if "failed to connect" not in said:
+        return ""
+    if ca is None:
+        return "; is the server there? If it has TLS, give --ca"
+    return f"; is the server there, with TLS, {ca} its certificate's root, and the name it is called by in the certificate?"
 
 
 def _ask(given: argparse.Namespace, credentials: grpc.ChannelCredentials | None) -> int:

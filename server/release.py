@@ -15,6 +15,8 @@ from google.protobuf.message import Message
 from towerbridge import v1
 from tqdm import tqdm
 
+from server.health import about_tls
+
 _VARIABLE = "TOWERBRIDGE_API_KEY"
 _LOOK_SECONDS = 0.5
 _READY = (
@@ -51,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             answer = given.run(client, given)
         except towerbridge.TowerbridgeError as error:
-            print(f"error: {error.code.name if error.code else 'ERROR'}: {error.message}", file=sys.stderr)
+            said = f"{error.code.name if error.code else 'ERROR'}: {error.message}"
+            print(f"error: {said}{about_tls(error.message, given.ca)}", file=sys.stderr)
             return 1
     if given.json:
         print(json.dumps(MessageToDict(answer, preserving_proto_field_name=True), indent=1))

@@ -43,7 +43,8 @@ def look_at(reach: Reach) -> Seen:
             grpc.channel_ready_future(channel).result(timeout=_DEADLINE_S)
             reply = _call(channel, _RELEASE, v1.GetReleaseRequest().SerializeToString(), reach)
         except grpc.FutureTimeoutError:
-            raise InputError(f"{reach.target} cannot be reached; is the server running there, with TLS as asked for?") from None
+            tls = "with TLS, and a certificate that --ca vouches for?" if reach.tls else "without TLS? If it has TLS, give --ca"
+            raise InputError(f"{reach.target} cannot be reached; is the server running there, {tls}") from None
         except grpc.RpcError as error:
             raise InputError(f"{reach.target} refused GetRelease: {_said(error)}") from None
     found = v1.GetReleaseResponse.FromString(reply)

@@ -89,7 +89,7 @@ def test_without_a_certificate_that_is_asked_for_and_with_another_root_a_target_
         with answering(same("item-1"), server) as target:
             assert main(["--target", target, "--ids", str(ids), *files, "--rate", "5", "--ca", str(root)]) == 2
         error = capsys.readouterr().err
-        assert "cannot be reached" in error and "TLS as asked for" in error and error.count("\n") == 1
+        assert "cannot be reached" in error and "a certificate that --ca vouches for" in error and error.count("\n") == 1
     assert not (tmp_path / "r.json").exists() and not (tmp_path / "r.html").exists()
 
 

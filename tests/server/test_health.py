@@ -10,6 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from server import release
 from tests.server.security.certificates import Pair, authority, signed
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -66,7 +67,16 @@ def test_a_service_that_is_not_there_is_not(ports: dict[str, str]):
 def test_where_nothing_listens_the_probe_ends_and_says_so():
     done = probe("--target", "127.0.0.1:1", "--timeout", "1")
     assert done.returncode == 1
-    assert "127.0.0.1:1 does not answer" in done.stderr
+    assert "127.0.0.1:1 does not answer" in done.stderr and "is the server there?" in done.stderr
+
+
+def test_without_tls_to_a_server_that_has_it_the_commands_name_what_to_give(
+    ports: dict[str, str], capsys: pytest.CaptureFixture[str]
+):
+    done = probe("--target", ports["tls"])
+    assert done.returncode == 1 and "If it has TLS, give --ca" in done.stderr
+    assert release.main(["list", "--target", ports["tls"], "--timeout", "20"]) == 1
+    assert "If it has TLS, give --ca" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("trusted", ["ca", "server"])
@@ -79,6 +89,7 @@ def test_another_root_or_name_is_not_trusted(ports: dict[str, str], pairs: dict[
     for ca, name in (("client", "localhost"), ("ca", "elsewhere.example.com")):
         done = probe("--target", ports["tls"], "--ca", pairs[ca].certificate, "--server-name", name)
         assert done.returncode == 1, done.stdout
+        assert f"{pairs[ca].certificate} its certificate's root, and the name it is called by" in done.stderr
 
 
 def test_where_clients_need_a_certificate_the_probe_has_one(ports: dict[str, str], pairs: dict[str, Pair]):
