@@ -11,7 +11,6 @@ from typing import NoReturn
 from bench.load.channel import KEY_VARIABLE, Reach, key_of
 from bench.load.mix import InputError
 
-_MOST_A_SECOND = 1_000_000
 CALLS_A_PROCESS = 1_500  # a second: what one process sends with a send lateness of about a millisecond
 
 
@@ -151,7 +150,7 @@ def _add_load(group: argparse._ArgumentGroup) -> None:
     add("--replay-speed", type=_positive, default=1.0, metavar="X", help="times are divided by it (1)")
     add("--limit", type=_limit, default=100, metavar="K", help="items an answer, 1 to 1000 (100)")
     add("--deadline-ms", type=_positive, default=1000.0, metavar="MS", help="of each call (1000)")
-    add("--processes", type=_processes, metavar="P", help="that send; one for 1500 calls a second, at most half of the cores")
+    add("--processes", type=_count, metavar="P", help="that send; one for 1500 calls a second, at most half of the cores")
     add("--connections", type=_count, default=1, metavar="C", help="of each process (1)")
 
 
@@ -191,8 +190,8 @@ def _number(text: str) -> float:
 
 def _amount(text: str) -> float:
     value = _number(text)
-    if not 0 <= value <= _MOST_A_SECOND:
-        raise argparse.ArgumentTypeError(f"must be 0 to {_MOST_A_SECOND:,}")
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
     return value
 
 
@@ -220,13 +219,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError("must be a whole number from 1")
     return int(text)
-
-
-def _processes(text: str) -> int:
-    value, most = _count(text), 2 * (os.cpu_count() or 1)
-    if value > most:
-        raise argparse.ArgumentTypeError(f"must be 1 to {most}, twice the cores: more would wait for each other")
-    return value
 
 
 def _limit(text: str) -> int:

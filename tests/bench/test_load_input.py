@@ -149,9 +149,7 @@ def test_lists_of_releases_that_say_nothing(releases: str, said: str, refused: R
     ("arguments", "said"),
     [
         (("--rate", "0"), "there is nothing to send: give --rate, --events, --pairs or --replay"),
-        (("--rate", "-1"), "--rate: must be 0 to 1,000,000"),
-        (("--rate", "1e9"), "--rate: must be 0 to 1,000,000"),
-        (("--processes", "100000"), "twice the cores"),
+        (("--rate", "-1"), "--rate: must be 0 or more"),
         (("--rate", "nan"), "--rate: must be a number"),
         (("--duration", "0"), "--duration: must be more than 0"),
         (("--limit", "1001"), "--limit: must be 1 to 1000"),
