@@ -12,6 +12,9 @@ from bench.load.channel import KEY_VARIABLE, Reach, key_of
 from bench.load.mix import InputError
 
 CALLS_A_PROCESS = 1_500  # a second: what one process sends with a send lateness of about a millisecond
+_CALLS_MOST = 100_000  # a second; no host sends so many with 1,500 a process
+_PROCESSES_A_CORE = 4  # at most; more only take the processor from each other
+_CONNECTIONS_MOST = 1_000  # each is a descriptor
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ def parse(arguments: list[str]) -> Options:
 def _check(options: Options) -> None:
     if not (options.rate or options.events or options.pairs or options.replay):
         raise InputError("there is nothing to send: give --rate, --events, --pairs or --replay")
+    calls = options.rate * (options.overload or 1) + options.events + 2 * options.pairs
+    if calls > _CALLS_MOST:
+        raise InputError(
+            f"{calls:g} calls a second are more than a host can send: ask for {_CALLS_MOST:,} at most, and merge several hosts'"
+        )
     if sum((options.sweep, options.overload is not None, options.during is not None)) > 1:
         raise InputError("--sweep, --overload and --during are runs of their own: give one of them")
     if (options.sweep or options.overload is not None) and not options.rate:
@@ -150,8 +158,9 @@ def _add_load(group: argparse._ArgumentGroup) -> None:
     add("--replay-speed", type=_positive, default=1.0, metavar="X", help="times are divided by it (1)")
     add("--limit", type=_limit, default=100, metavar="K", help="items an answer, 1 to 1000 (100)")
     add("--deadline-ms", type=_positive, default=1000.0, metavar="MS", help="of each call (1000)")
-    add("--processes", type=_count, metavar="P", help="that send; one for 1500 calls a second, at most half of the cores")
-    add("--connections", type=_count, default=1, metavar="C", help="of each process (1)")
+    add("--processes", type=_processes, metavar="P", help="that send, at most 4 a core; usually one for 1500 calls a second, "
+        "on half of the cores at most")  # fmt: skip
+    add("--connections", type=_connections, default=1, metavar="C", help="of each process, 1 to 1000 (1)")
 
 
 def _add_runs(group: argparse._ArgumentGroup) -> None:
@@ -219,6 +228,20 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError("must be a whole number from 1")
     return int(text)
+
+
+def _processes(text: str) -> int:
+    value, most = _count(text), _PROCESSES_A_CORE * (os.cpu_count() or 1)
+    if value > most:
+        raise argparse.ArgumentTypeError(f"must be at most {most}, {_PROCESSES_A_CORE} for each core of this machine")
+    return value
+
+
+def _connections(text: str) -> int:
+    value = _count(text)
+    if value > _CONNECTIONS_MOST:
+        raise argparse.ArgumentTypeError(f"must be 1 to {_CONNECTIONS_MOST}")
+    return value
 
 
 def _limit(text: str) -> int:
