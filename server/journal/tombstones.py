@@ -193,8 +193,8 @@ def open_tombstones(directory: Path, key_file: Path | None = None) -> Tombstones
         connection = _connect(path)
         try:
             _open(connection, path)
-            anybody = connection.execute("SELECT 1 FROM subjects UNION ALL SELECT 1 FROM withdrawals LIMIT 1")
-            somebody = anybody.fetchone() is not None
+            # Read to its end: a statement that is left half way keeps its lock, for which the server's writes would wait.
+            somebody = connection.execute("SELECT EXISTS (SELECT 1 FROM subjects UNION ALL SELECT 1 FROM withdrawals)").get
             key = read_key(key_file, may_make=not somebody)
             if not somebody:
                 connection.execute("INSERT OR REPLACE INTO meta VALUES ('key_check', ?)", (_key_check(key),))
@@ -213,7 +213,7 @@ def open_tombstones(directory: Path, key_file: Path | None = None) -> Tombstones
 
 def _connect(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path))
-    connection.set_busy_timeout(5000)
+    connection.set_busy_timeout(30_000)
     return connection
 
 
