@@ -3,6 +3,7 @@
 import apsw
 
 from index.bundle import Watermark
+from server.journal.database import atomic
 from server.journal.writer import Transaction
 
 
@@ -12,7 +13,7 @@ def note_bundle(connection: apsw.Connection, release_id: str, watermark: Waterma
     It says nothing about people, so it takes no position.
     """
     epoch, position = (watermark.epoch, watermark.position) if watermark is not None else (None, None)
-    with connection:
+    with atomic(connection):
         connection.execute(
             "INSERT INTO bundles VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", (release_id, epoch, position, now_us)
         )

@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -133,9 +134,29 @@ def _prepare_schema(connection: apsw.Connection, path: Path) -> None:
     if not is_new and (version < 1 or int(connection.pragma("application_id") or 0) != APPLICATION_ID):
         raise StartupError(f"{path} is a SQLite file but not a journal; choose another --data")
     if version < SCHEMA_VERSION:
-        with connection:
+        with atomic(connection):
             migrate(connection, version)
             connection.pragma("application_id", APPLICATION_ID)
+
+
+@contextmanager
+def atomic(connection: apsw.Connection) -> Iterator[None]:
+    """Commits what is done inside, or nothing of it. Inside another transaction it is a part of that.
+
+    `with connection` does not do: apsw commits there while it holds the interpreter's lock. All other threads wait for the disk
+    then, and if one of them is reading, which the commit waits for, neither goes on.
+    """
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def sync_directory(directory: Path) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from server.errors import StartupError
-from server.journal.database import FILE_NAME, open_reader, sync_directory
+from server.journal.database import FILE_NAME, atomic, open_reader, sync_directory
 from server.journal.events import VISITOR, Person
 from server.journal.migrations import SCHEMA_VERSION
 from server.journal.removal import is_clean
@@ -243,7 +243,7 @@ def _mark(path: Path, export: _Export, now_us: int) -> None:
                 [(export.position, key) for key in export.keys[start : start + _MARKS_AT_ONCE]],
             )
             connection.execute("COMMIT")
-        with connection:
+        with atomic(connection):
             row = (export.position, now_us, export.people, export.events)
             connection.execute("INSERT INTO exports VALUES (?, ?, ?, ?)", row)
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from server.errors import InvalidField, StartupError
 from server.fields import check_id, check_type
-from server.journal.database import JournalFile
+from server.journal.database import JournalFile, atomic
 from server.journal.events import USER, Event, Person, RecordEvents, Status, StoredEvent, person_key
 from server.journal.tombstones import Tombstones
 from server.journal.writer import Transaction
@@ -147,7 +147,7 @@ class _Intake:
         """Writes events in one transaction; how many there are of each outcome."""
         write = RecordEvents(events, self._now_us, self._admission, self._publish)
         transaction = Transaction(self._file)
-        with self._file.connection:
+        with atomic(self._file.connection):
             if self._agreed is not None:
                 for person in dict.fromkeys(event.person for event in events):
                     self._agree(transaction, person, self._agreed)

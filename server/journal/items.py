@@ -6,7 +6,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import apsw
 
-from server.journal.database import JournalFile
+from server.journal.database import JournalFile, atomic
 from server.journal.writer import Transaction
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ def seed_items(file: JournalFile, items: Iterable[tuple[ItemContent, float]]) ->
     """Fills an empty catalogue from a bundle's items with their popularity, in one transaction; returns how many."""
     connection = file.connection
     count = 0
-    with connection:
+    with atomic(connection):
         for count, (item, popularity) in enumerate(items, start=1):
             connection.execute(
                 "INSERT INTO items (item_id, position, available, text, categories, attributes, popularity, embedding_given)"
@@ -142,7 +142,7 @@ def keep_embeddings(file: JournalFile, items: Sequence[tuple[int, ItemContent]])
 
     They are derived from the texts, not said by anyone, so they take no position.
     """
-    with file.connection:
+    with atomic(file.connection):
         for ordinal, content in items:
             file.connection.execute(
                 "UPDATE items SET text_embedding = ?, encoder_sha256 = ? WHERE ordinal = ?",

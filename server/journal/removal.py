@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import apsw
 
+from server.journal.database import atomic
 from server.journal.events import Person, write_withdrawal
 from server.journal.tombstones import Tombstones
 from server.users.directory import Purpose
@@ -84,7 +85,7 @@ def apply_tombstones(connection: apsw.Connection, tombstones: Tombstones) -> int
     if is_clean(connection, tombstones):
         return 0
     found = 0
-    with connection:
+    with atomic(connection):
         if len(tombstones):
             people = connection.execute("SELECT person_key, kind, subject_id FROM people")
             erased = [(key, us) for key, *who in people if (us := tombstones.erased_us(Person(*who))) is not None]

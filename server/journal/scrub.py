@@ -8,7 +8,7 @@ from typing import NamedTuple
 import apsw
 
 from server.journal.backup import DIRECTORY, PARTIAL, exclusive
-from server.journal.database import APPLICATION_ID, sync_directory
+from server.journal.database import APPLICATION_ID, atomic, sync_directory
 from server.journal.events import Person
 from server.journal.migrations import SCHEMA_VERSION, migrate
 from server.journal.removal import remove_until
@@ -90,7 +90,7 @@ def _remove(path: Path, people: Sequence[Person], erased_us: int, tombstones: To
         connection.pragma("journal_mode", "delete")
         connection.pragma("journal_mode", "off")  # a copy that is cut short is thrown away
         connection.pragma("secure_delete", True)
-        with connection:
+        with atomic(connection):
             version = int(connection.pragma("user_version") or 0)
             if version < SCHEMA_VERSION:
                 migrate(connection, version)

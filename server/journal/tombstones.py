@@ -7,14 +7,15 @@ lies outside the data directory.
 import hmac
 import secrets
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import apsw
 
 from server.errors import StartupError
-from server.journal.database import sync_directory
+from server.journal.database import atomic, sync_directory
 from server.journal.erasure_key import key_path, read_key
 from server.journal.events import Person
 from server.users.directory import Purpose
@@ -122,7 +123,7 @@ class Tombstones:
         """
         rows = [(self._subject(person), erased_us, *(exported or (None, None))) for person, exported in subjects]
         hashes = [row[0] for row in rows]
-        with self._lock, self._connection as connection:
+        with self._writing() as connection:
             connection.execute("DELETE FROM events WHERE expires_us < ?", (erased_us if now_us is None else now_us,))
             connection.executemany(_ADD_SUBJECT, rows)
             connection.executemany("DELETE FROM withdrawals WHERE hash = ?", [(hashed,) for hashed in hashes])
@@ -135,7 +136,7 @@ class Tombstones:
     def withdraw(self, person: Person, given_us: Mapping[Purpose, int]) -> None:
         """Writes down when the subject said no to purposes, microseconds since 1970, where that is what counts."""
         hashed = self._subject(person)
-        with self._lock, self._connection as connection:
+        with self._writing() as connection:
             before = connection.total_changes()
             connection.executemany(_WITHDRAW, [(hashed, int(purpose), us) for purpose, us in given_us.items()])
             if connection.total_changes() > before:  # a repeat costs no write
@@ -144,7 +145,7 @@ class Tombstones:
     def forget_withdrawals(self, person: Person, purposes: Sequence[Purpose]) -> None:
         """The subject said yes to purposes since; the journal must hold that already, or a crash would lose the no as well."""
         hashed = self._subject(person)
-        with self._lock, self._connection as connection:
+        with self._writing() as connection:
             connection.executemany(
                 "DELETE FROM withdrawals WHERE hash = ? AND purpose = ?", [(hashed, int(purpose)) for purpose in purposes]
             )
@@ -166,13 +167,22 @@ class Tombstones:
     def let_wait(self, known: Iterable[Person]) -> None:
         """The journal knows these subjects only: the withdrawals of all others wait until it does."""
         hashes = {self._subject(person) for person in known}
-        with self._lock, self._connection as connection:
-            lost = [row for row in connection.execute("SELECT DISTINCT hash FROM withdrawals") if row[0] not in hashes]
+        with self._writing() as connection:
+            lost = [
+                row
+                for row in connection.execute("SELECT DISTINCT hash FROM withdrawals WHERE NOT is_waiting")
+                if row[0] not in hashes
+            ]
             connection.executemany("UPDATE withdrawals SET is_waiting = 1 WHERE hash = ?", lost)
             self._waiting = _waiting(connection)
 
     def close(self) -> None:
         self._connection.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[apsw.Connection]:
+        with self._lock, atomic(self._connection):
+            yield self._connection
 
     def _subject(self, person: Person) -> bytes:
         return hmac.digest(self._key, f"subject {person.kind}:{person.subject_id}".encode(), "sha256")
@@ -193,7 +203,6 @@ def open_tombstones(directory: Path, key_file: Path | None = None) -> Tombstones
         connection = _connect(path)
         try:
             _open(connection, path)
-            # Read to its end: a statement that is left half way keeps its lock, for which the server's writes would wait.
             somebody = connection.execute("SELECT EXISTS (SELECT 1 FROM subjects UNION ALL SELECT 1 FROM withdrawals)").get
             key = read_key(key_file, may_make=not somebody)
             if not somebody:
@@ -213,7 +222,7 @@ def open_tombstones(directory: Path, key_file: Path | None = None) -> Tombstones
 
 def _connect(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path))
-    connection.set_busy_timeout(30_000)
+    connection.set_busy_timeout(5000)
     return connection
 
 
@@ -222,7 +231,9 @@ def _open(connection: apsw.Connection, path: Path) -> None:
     # EXTRA: the directory is forced to disk too once the rollback journal is deleted, or a power loss could bring that back.
     connection.pragma("synchronous", "extra")
     connection.pragma("secure_delete", True)
-    with connection:
+    if _is_current(connection):
+        return  # as nearly always: without waiting for whoever writes to it
+    with atomic(connection):
         version = int(connection.pragma("user_version") or 0)
         if version == 0 and connection.execute("SELECT count(*) FROM sqlite_schema").get == 0:
             connection.execute(_VERSION_1)
@@ -234,6 +245,11 @@ def _open(connection: apsw.Connection, path: Path) -> None:
         if version < _SCHEMA_VERSION:
             connection.execute(_VERSION_2)
             connection.pragma("user_version", _SCHEMA_VERSION)
+
+
+def _is_current(connection: apsw.Connection) -> bool:
+    found = tuple(int(connection.pragma(name) or 0) for name in ("user_version", "application_id"))
+    return found == (_SCHEMA_VERSION, _APPLICATION_ID)
 
 
 def _waiting(connection: apsw.Connection) -> dict[bytes, dict[Purpose, int]]:

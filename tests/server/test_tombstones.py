@@ -1,6 +1,8 @@
 """Tombstones and their key: nobody can be read from them, they survive, and a wrong key is noticed."""
 
 import secrets
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -73,6 +75,26 @@ def test_event_ids_are_forgotten_once_producers_no_longer_repeat_them(directory:
         assert tombstones.is_erased_event(b"e" * 16)
         tombstones.add([(BEN, None)], 101)
         assert not tombstones.is_erased_event(b"e" * 16)
+
+
+def test_writes_go_on_while_other_threads_open_the_file(directory: Path):
+    """Of one process: a commit that keeps the interpreter's lock would wait for a reader that waits for that lock."""
+    done = threading.Event()
+
+    def open_all_the_time() -> None:
+        while not done.is_set():
+            with closing(open_tombstones(directory)) as opened:
+                opened.withdrawn(ANN)
+
+    with closing(open_tombstones(directory)) as tombstones, ThreadPoolExecutor(1) as other:
+        opening = other.submit(open_all_the_time)
+        try:
+            for number in range(300):
+                tombstones.add([(Person(USER, f"user-{number}"), None)], NOW_US)
+        finally:
+            done.set()
+        opening.result()
+        assert len(tombstones) == 300
 
 
 def test_the_file_names_nobody(directory: Path):
