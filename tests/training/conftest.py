@@ -2,11 +2,13 @@
 
 import csv
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from training.cli import main
 
@@ -21,8 +23,17 @@ SMALL = [
     "training.positions=256",
     "training.learning_rate=0.01",
     "training.dropout=0.1",
+    "training.threads=1",  # two only wait for each other at this size
     "--quiet",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    """Commands set torch's threads for their process, which is the tests' here."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def write_csv(path: Path, rows: list[dict[str, object]]) -> Path:

@@ -15,6 +15,13 @@ from server.security.roles import Role
 from tests.server.security.keyring import bearer, eventually
 
 READ = (Role.READ,)
+LOOK_S = 0.1
+
+
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the file, so that the tests need not wait for seconds."""
+    monkeypatch.setattr("server.security.keys.CHECKED_EVERY_S", LOOK_S)
 
 
 @pytest.fixture
@@ -78,10 +85,10 @@ def test_a_new_file_that_cannot_be_used_is_logged_once_and_the_old_keys_stay(
     else:
         path.write_text(how, encoding="utf-8")
     eventually(lambda: ring.caller(bearer(key)) is not None and bool(caplog.records))
-    again = time.monotonic() + 2.5  # it is looked at twice more
+    again = time.monotonic() + 2.5 * LOOK_S  # it is looked at twice more
     while time.monotonic() < again:
         assert ring.caller(bearer(key)) is not None
-        time.sleep(0.1)
+        time.sleep(LOOK_S / 10)
     [record] = caplog.records
     assert record.levelno == logging.ERROR and "the keys that were read before stay valid" in record.message
     path.write_bytes(whole)
@@ -100,10 +107,10 @@ def test_a_file_that_could_not_be_read_for_once_is_read_again(path: Path, monkey
     with monkeypatch.context() as patch:
         patch.setattr("server.security.keys.read_keys", no_descriptors)
         revoke(path, stored.id)
-        again = time.monotonic() + 1.5  # it is looked at once
+        again = time.monotonic() + 1.5 * LOOK_S  # it is looked at once
         while time.monotonic() < again:
             assert ring.caller(bearer(key)) is not None
-            time.sleep(0.1)
+            time.sleep(LOOK_S / 10)
     eventually(lambda: ring.caller(bearer(key)) is None)
 
 
