@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client.core import GaugeMetricFamily
@@ -32,12 +33,15 @@ class UpkeepFigures(Collector):
             "When the newest backup in the data directory was begun, seconds since 1970. Absent without one.",
             labels=["tenant"],
         )
-        for tenant, folder in self._tenants.items():
-            if newest := newest_backup(folder):
-                backup.add_metric([tenant], newest.timestamp())
+        free = total = None
+        with suppress(OSError):  # of a disk that fails the other figures are needed all the more
+            disk = shutil.disk_usage(self._data)
+            free, total = disk.free, disk.total
+            for tenant, folder in self._tenants.items():
+                if newest := newest_backup(folder):
+                    backup.add_metric([tenant], newest.timestamp())
         yield backup
-        disk = shutil.disk_usage(self._data)
         yield GaugeMetricFamily(
-            "towerbridge_data_disk_free_bytes", "What the server may still write to the data directory's disk.", disk.free
+            "towerbridge_data_disk_free_bytes", "What the server may still write to the data directory's disk.", free
         )
-        yield GaugeMetricFamily("towerbridge_data_disk_total_bytes", "The data directory's disk.", disk.total)
+        yield GaugeMetricFamily("towerbridge_data_disk_total_bytes", "The data directory's disk.", total)

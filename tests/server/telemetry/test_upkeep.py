@@ -10,8 +10,9 @@ import pytest
 from server.app import App
 from server.config import Config
 from server.journal.backup import back_up, newest_backup
+from server.telemetry.upkeep import UpkeepFigures
 from tests.server.security.certificates import authority, signed
-from tests.server.telemetry.scraped import scrape
+from tests.server.telemetry.scraped import scrape, serving
 
 EXPIRY = "towerbridge_tls_certificate_expiry_timestamp_seconds"
 BACKUP = "towerbridge_backup_timestamp_seconds{tenant=default}"
@@ -50,3 +51,10 @@ def test_a_backup_is_as_old_as_its_name_says_whatever_was_done_to_it_since(tmp_p
         (backups / name).touch()
     os.utime(backups / "journal-20260101T080000000000Z.sqlite", (2e9, 2e9))
     assert newest_backup(tmp_path) == datetime(2026, 1, 2, 8, 0, 0, 250_000, tzinfo=UTC)
+
+
+def test_without_the_data_directory_the_other_figures_are_told(tmp_path: Path):
+    with serving(UpkeepFigures(None, tmp_path / "gone", {"default": tmp_path / "gone" / "default"})) as url:
+        figures = scrape(url)
+    assert figures["towerbridge_ready"] == 1
+    assert not [name for name in figures if name.startswith(("towerbridge_data_disk", "towerbridge_backup"))]
