@@ -71,8 +71,8 @@ class StoredKey(BaseModel):
 class _Content(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
-    keys: tuple[StoredKey, ...] = ()
+    format: Literal[1]
+    keys: tuple[StoredKey, ...]
 
     @model_validator(mode="after")
     def _keys_are_told_apart(self) -> Self:
@@ -199,7 +199,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, keys: Sequence[StoredKey]) -> None:
-    content = _Content(keys=tuple(keys)).model_dump(mode="json", exclude_none=True)
+    content = _Content(format=1, keys=tuple(keys)).model_dump(mode="json", exclude_none=True)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

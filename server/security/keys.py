@@ -49,6 +49,8 @@ class KeyRing:
         self._stamp: Stamp | None
         self._stamp, keys = read_keys(path)
         self._known = _active(keys)
+        if not self._known:
+            _log.warning("%s has no active key: nobody can call; python -m server.keys create makes one", path)
         self._refused: tuple[Stamp | None] | None = None  # of a file that could not be used; there may be none
         self._next_look = time.monotonic() + CHECKED_EVERY_S
 

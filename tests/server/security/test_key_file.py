@@ -187,7 +187,8 @@ def test_a_crash_at_any_step_leaves_the_old_file_or_the_new_one(path: Path):
 
 
 DAMAGED = [
-    *("", "{", "[]", "null", "\x00" * 100, '{"format": 2, "keys": []}', '{"keys": [{}]}', '{"keys": [], "more": 1}'),
+    *("", "{", "{}", "[]", "null", "\x00" * 100, '{"format": 2, "keys": []}', '{"format": 1}', '{"keys": []}'),
+    *('{"format": 1, "keys": [{}]}', '{"format": 1, "keys": [], "more": 1}'),
     *("ENTRY-tenant-../../etc", "ENTRY-roles-open", "ENTRY-roles-everything", "ENTRY-sha256-abc", "ENTRY-id-1", "TWICE"),
 ]
 
@@ -196,9 +197,9 @@ def damage(path: Path, how: str) -> None:
     entry = json.loads(path.read_text(encoding="utf-8"))["keys"][0]
     if how.startswith("ENTRY"):
         _, name, value = how.split("-", 2)
-        how = json.dumps({"keys": [entry | {name: [value] if name == "roles" else value}]})
+        how = json.dumps({"format": 1, "keys": [entry | {name: [value] if name == "roles" else value}]})
     elif how == "TWICE":
-        how = json.dumps({"keys": [entry, entry]})
+        how = json.dumps({"format": 1, "keys": [entry, entry]})
     path.write_text(how, encoding="utf-8")
 
 
@@ -213,6 +214,13 @@ def test_a_damaged_file_keeps_the_server_from_starting(path: Path, how: str):
     with pytest.raises(StartupError, match="are damaged"):
         create(path, "acme", "app", READ)  # what cannot be understood is not written over
     assert path.read_bytes() == before
+
+
+def test_a_file_without_an_active_key_is_taken_with_a_warning(path: Path, caplog: pytest.LogCaptureFixture):
+    revoke(path, create(path, "acme", "shop", READ)[1].id)
+    KeyRing(path)
+    [record] = caplog.records
+    assert record.message == f"{path} has no active key: nobody can call; python -m server.keys create makes one"
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o622, 0o611])
