@@ -4,9 +4,9 @@
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 TENANT = "default"
@@ -20,18 +20,6 @@ TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_boolean_as_a_number(cls, value: object, info: ValidationInfo) -> object:
-        """YAML has `yes` and `on` for true, which would be port 1."""
-        if isinstance(value, bool) and _is_number(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError(f"is {str(value).lower()}, and must be a number")
-        return value
-
-
-def _is_number(annotation: object) -> bool:
-    return annotation in (int, float) or any(map(_is_number, get_args(annotation)))
 
 
 class Listen(Section):
@@ -269,12 +257,6 @@ class Config(BaseSettings):
             raise ValueError(f"tenants: {TENANT} is the tenant of bundle; give one of the two")
         if self.tenants and self.security.keys_file is None and len(self.served) > 1:
             raise ValueError("security.keys_file: is needed with several tenants: a call's key says whose it is")
-        return self
-
-    @model_validator(mode="after")
-    def _ports_differ(self) -> Self:
-        if self.metrics.port and self.metrics.port == self.listen.port:
-            raise ValueError(f"metrics.port and listen.port are both {self.listen.port}; give one of them another")
         return self
 
     @model_validator(mode="after")
