@@ -1,6 +1,5 @@
 """The server: the edge, and the tenants behind it."""
 
-import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -25,7 +24,6 @@ from server.telemetry.upkeep import UpkeepFigures
 from server.tenant import Tenant
 from server.users.intake import now_us
 
-_log = logging.getLogger(__name__)
 _SERVICES = tuple(
     proto.DESCRIPTOR.services_by_name[name].full_name
     for proto, name in (
@@ -49,7 +47,7 @@ class App:
         self._config = config
         check_device(config.engine.device)
         check_exposure(config.listen, config.security)
-        _check_apart(config)
+        _check_data(config)
         torch.set_num_threads(config.engine.threads)
         self.tenants: dict[str, Tenant] = {}
         self._figures = CallFigures()
@@ -116,10 +114,7 @@ class App:
     def _listen(self, config: Config, opened: ExitStack) -> Edge:
         security = config.security
         keys = KeyRing(security.keys_file) if security.keys_file is not None else None
-        if keys is not None and not len(keys):
-            _log.warning(
-                "%s has no active key: nobody is served; python -m server.keys create --file makes one", security.keys_file
-            )
+
         anybody = Caller(next(iter(config.served)), ANYBODY.name, ANYBODY.roles, ANYBODY.key_id)
         traces = open_traces(config.traces)
         if traces is not None:
@@ -155,10 +150,11 @@ class App:
         self._edge.not_serving()
 
 
-def _check_apart(config: Config) -> None:
-    """Raises StartupError if the server would write into a bundle, which could not be loaded again then, or into a file."""
-    if config.data.exists() and not config.data.is_dir():
-        raise StartupError(f"the data directory {config.data} is a file; give the path of a directory")
+def _check_data(config: Config) -> None:
+    """Raises StartupError if the data directory is a file's, or in a bundle, which could not be loaded again then."""
+    for place in (config.data, *config.data.parents):
+        if place.is_file():
+            raise StartupError(f"the data directory {config.data} cannot be: {place} is a file; give another --data")
     for bundle in config.served.values():
         if config.data.resolve().is_relative_to(bundle.resolve()):
             raise StartupError(f"the data directory {config.data} lies inside the bundle {bundle}; give another --data")

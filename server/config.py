@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 TENANT = "default"
@@ -20,6 +20,14 @@ TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, about: ValidationInfo) -> object:
+        # `port: yes` would be port 1.
+        if isinstance(value, bool) and about.field_name and cls.model_fields[about.field_name].annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
 
 
 class Listen(Section):
@@ -257,6 +265,12 @@ class Config(BaseSettings):
             raise ValueError(f"tenants: {TENANT} is the tenant of bundle; give one of the two")
         if self.tenants and self.security.keys_file is None and len(self.served) > 1:
             raise ValueError("security.keys_file: is needed with several tenants: a call's key says whose it is")
+        return self
+
+    @model_validator(mode="after")
+    def _ports_are_told_apart(self) -> Self:
+        if self.metrics.port and self.metrics.port == self.listen.port:
+            raise ValueError(f"metrics.port and listen.port are both {self.listen.port}; give two ports")
         return self
 
     @model_validator(mode="after")

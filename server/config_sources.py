@@ -16,6 +16,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from server.config import NO_BUNDLE, PREFIX, Config, Section
 from server.errors import StartupError
 
+_WORDS = {
+    "tuple_type": "must be a list",
+    "dict_type": "must hold keys and values",
+    "model_type": "must hold keys and values",
+}
+"""For what pydantic says in Python's terms."""
+
 
 def load_config(file: Path | None, flags: dict[str, Any]) -> Config:
     """Reads the tree from all sources; `flags` holds the set ones, nested as the tree is.
@@ -57,6 +64,7 @@ def _problem(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         return f"{key}: no such setting; server/config.example.yaml has them all"
     says = error["msg"].removeprefix("Value error, ")  # pydantic's own word for what a validator of ours raised
+    says = _WORDS.get(error["type"], says.replace("Input should be", "must be"))
     return f"{key}: {says}" if key else says
 
 

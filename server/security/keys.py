@@ -54,9 +54,6 @@ class KeyRing:
         self._refused: tuple[Stamp | None] | None = None  # of a file that could not be used; there may be none
         self._next_look = time.monotonic() + CHECKED_EVERY_S
 
-    def __len__(self) -> int:
-        return len(self._known)
-
     def caller(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> Caller | None:
         """Whose key came with a call, as `authorization: Bearer KEY`. None: no key, an unknown or revoked one, or several."""
         if time.monotonic() >= self._next_look:

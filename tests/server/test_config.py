@@ -63,7 +63,14 @@ def test_later_sources_win_key_by_key(tmp_path: Path, monkeypatch: pytest.Monkey
         ("listen: {port: 65536}", "listen.port: "),
         ("listen: {port: many}", "listen.port: "),
         ("listen: {drain_seconds: -1}", "listen.drain_seconds: "),
-        ("listen: 5", "listen: "),
+        ("listen: 5", "listen: must hold keys and values"),
+        ("listen: {port: true}", "listen.port: must not be true or false"),
+        ("metrics: {port: yes}", "metrics.port: must not be true or false"),
+        ("listen: {drain_seconds: off}", "listen.drain_seconds: must not be true or false"),
+        ("listen: {port: 9464}\nmetrics: {port: 9464}", "metrics.port and listen.port are both 9464; give two ports"),
+        ("releases: {bundles: one}", "releases.bundles: must be a list"),
+        ("tenants: [one]", "tenants: must hold keys and values"),
+        ("tenants: {one: two}", "tenants.one: must hold keys and values"),
         ("engine: {device: tpu}", "engine.device: "),
         ("engine: {max_batch: 0}", "engine.max_batch: "),
         ("users: {max_history_events: 0}", "users.max_history_events: "),
@@ -182,10 +189,11 @@ def run_server(*arguments: object, **environment: str) -> subprocess.CompletedPr
     [
         (["--bundle", "{tmp}/absent", "--data", "{tmp}/data"], "{tmp}/absent"),
         (["--bundle", "{tmp}", "--data", "{tmp}/state"], "lies inside the bundle"),
+        (["--bundle", "b", "--data", "{tmp}/unknown.yaml/state"], "{tmp}/unknown.yaml is a file; give another --data"),
         (["--bundle", "{tmp}/absent"], "configuration: data: is needed"),
         (["--bundle", "b", "--data", "d", "--config", "{tmp}/unknown.yaml"], "configuration: listen.prot: "),
     ],
-    ids=["a missing bundle", "data in the bundle", "no data directory", "an unknown key"],
+    ids=["a missing bundle", "data in the bundle", "data below a file", "no data directory", "an unknown key"],
 )
 def test_a_server_that_cannot_start_exits_2_with_one_line(tmp_path: Path, arguments: list[str], says: str):
     written(tmp_path / "unknown.yaml", "listen: {prot: 1}\n")
