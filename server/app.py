@@ -114,7 +114,6 @@ class App:
     def _listen(self, config: Config, opened: ExitStack) -> Edge:
         security = config.security
         keys = KeyRing(security.keys_file) if security.keys_file is not None else None
-
         anybody = Caller(next(iter(config.served)), ANYBODY.name, ANYBODY.roles, ANYBODY.key_id)
         traces = open_traces(config.traces)
         if traces is not None:
