@@ -60,8 +60,8 @@ class Column:
 class AttributeColumns:
     """The attributes of all slots: one column a name. It grows with the slot table, whose owner thread calls it.
 
-    Only the first `NAMES_MAX` names have a column; a name that no slot holds any more makes room for another. `overflowed` says
-    that there were more: then a filter on a name without a column is refused, since nobody can tell whether an item has it.
+    Only the first `NAMES_MAX` names have a column; until there are more, a name that no slot holds makes room for another.
+    `overflowed` says that there were: a filter on a name without a column is refused then, since nobody can tell whose it is.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -137,7 +137,7 @@ class AttributeColumns:
     def _column(self, name: str) -> Column | None:
         column = self._columns.get(name)
         if column is None:
-            if len(self._columns) == NAMES_MAX:
+            if len(self._columns) == NAMES_MAX and not self.overflowed:  # a name that was refused once may not come back
                 self._columns = {known: one for known, one in self._columns.items() if one.counts.any()}
             if len(self._columns) == NAMES_MAX:
                 self.overflowed = True

@@ -179,6 +179,13 @@ def test_a_name_that_no_item_has_any_more_makes_room_for_another():
         assert passing(wanted, table) == holders
 
 
+def test_a_name_that_was_refused_once_stays_refused_since_nobody_knows_whose_it_is():
+    table = table_of([{f"name-{n}": 1 for n in range(NAMES_MAX)}, {"late": 1}, {}])
+    table.columns.set(np.array([0, 2]), [{}, {"late": 1}])  # there would be room now; item-1 has the name too
+    with pytest.raises(FilterError, match="late"):
+        check_comparable(Filter(must_not=(Exists("late"),)), table.columns)
+
+
 def test_attributes_for_slots_that_are_not_there_are_refused_and_nothing_is_written():
     columns = AttributeColumns(4)
     for slots in ([0, 4], [-1, 0]):
