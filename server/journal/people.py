@@ -80,7 +80,8 @@ class SetConsent(Generic[T]):
             "SELECT purpose, granted, given_us FROM consents WHERE person_key = ? ORDER BY given_us, position", (key,)
         )
         counting = {Purpose(purpose): (bool(granted), int(us)) for purpose, granted, us in rows}  # the last of each purpose
-        self._withdraw(transaction, {purpose: us for purpose, (granted, us) in counting.items() if not granted})
+        if refused := {purpose: us for purpose, (granted, us) in counting.items() if not granted}:
+            self._withdraw(transaction, refused)
         self._decided = Decided(self._person, key, [(purpose, granted) for purpose, (granted, _) in counting.items()])
 
     def publish(self) -> T:
