@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from index.faiss_lists import FaissLists
 from index.filters.filter import Filter
 from index.filters.masks import SlotMask
 from index.lists import TRAIN_POINTS, InvertedLists, list_count, train_centroids
@@ -48,6 +49,7 @@ def build_lists(
     *,
     target: float,
     seed: int = 0,
+    kind: type[InvertedLists] = FaissLists,
     lists: int | None = None,
     centroids: NDArray[np.float32] | None = None,
     list_of: NDArray[np.int32] | None = None,
@@ -58,9 +60,10 @@ def build_lists(
     """Lists over rows: slots (n,) int64, rows (n, D) float32 or float16 unit rows, n >= 1; queries (Q, D) float32, Q >= 1.
 
     Deterministic for a seed and a number of threads, but for `gather_rows`, which is timed. queries: a sample of what will be
-    asked, on which the recall `target` is calibrated. lists: how many; by default `list_count`. centroids and list_of: from an
-    earlier build, (L, D) float32 and (n,) int32, -1 where unknown; then nothing is trained. table and gather_rows: from there
-    too; then nothing is measured but the recall. stopping: looked at now and then; when it is true BuildStopped is raised.
+    asked, on which the recall `target` is calibrated. kind: how rows are kept. lists: how many; by default `list_count`.
+    centroids and list_of: from an earlier build, (L, D) float32 and (n,) int32, -1 where unknown; then nothing is trained.
+    table and gather_rows: from there too; then nothing is measured but the recall. stopping: looked at now and then; when it is
+    true BuildStopped is raised.
     """
     started = time.monotonic()
     if centroids is None:
@@ -68,7 +71,7 @@ def build_lists(
         order = torch.randperm(len(slots), generator=torch.Generator().manual_seed(seed))
         sample = order[: TRAIN_POINTS * count].sort().values
         centroids = train_centroids(rows.index_select(0, sample).to(torch.float32).numpy(), count, seed=seed)
-    inverted = InvertedLists(centroids)
+    inverted = kind(centroids)
     for start in range(0, len(slots), _ROWS_AT_ONCE):
         _go_on(stopping)
         part = slice(start, start + _ROWS_AT_ONCE)
@@ -113,14 +116,14 @@ def _recall(
     sample = queries[:_CHECKED].contiguous()
     k = min(100, len(slots))
     truth = best_rows(rows, sample, k).numpy()  # (Q, k) places
-    found = inverted.search(sample.numpy(), k, min(table.unfiltered(k), inverted.count))
     recalls = []
     for row, query in enumerate(sample):
         # By score: of rows that are the same, which ones are found is chance.
-        places = np.searchsorted(slots, found[row][found[row] >= 0])
+        found = inverted.near(query.numpy(), k, min(table.unfiltered(k), inverted.count))
+        places = torch.from_numpy(np.searchsorted(slots, found))
         least = float((rows[truth[row, -1]].to(torch.float32) @ query).item()) - _TIE
-        good = rows.index_select(0, torch.from_numpy(places)).to(torch.float32) @ query >= least
-        recalls.append(float(good.sum()) / k)
+        good = rows.index_select(0, places).to(torch.float32) @ query >= least
+        recalls.append(min(float(good.sum()) / k, 1.0))
     return float(np.mean(recalls))
 
 

@@ -1,9 +1,10 @@
 """Which way of searching serves a catalogue: one answer at start, with its reason."""
 
 import importlib.metadata
+from collections.abc import Callable
 from typing import NamedTuple
 
-KINDS = ("auto", "exact", "faiss-ivf", "faiss-gpu")
+KINDS = ("auto", "exact", "ivf", "faiss-ivf", "faiss-gpu")
 EXACT_ON_CPU_MAX = 50_000
 """Items up to which `auto` compares with every row on a CPU: there the scan takes about as long as the rest of a call."""
 _OF_ITS_OWN = "in an environment of its own"
@@ -37,7 +38,7 @@ class FaissBuild(NamedTuple):
 
 
 class Choice(NamedTuple):
-    kind: str  # "exact", "faiss-ivf" or "faiss-gpu"
+    kind: str  # one of `KINDS`, but "auto"
     why: str  # for the line that is printed at start
 
     def __str__(self) -> str:
@@ -54,23 +55,27 @@ def installed_faiss() -> FaissBuild:
     return FaissBuild(packages, faiss.__version__, "GPU" in faiss.get_compile_options().split())
 
 
-def choose(kind: str, *, items: int, device: str, faiss: FaissBuild) -> Choice:
+def choose(kind: str, *, items: int, device: str, faiss: FaissBuild, why_not_native: Callable[[], str]) -> Choice:
     """The engine for a catalogue of `items` on `device` ("cpu", "cuda", "cuda:1").
 
-    kind: what is configured, one of `KINDS`. "auto" never asks for what is not installed. It is decided at start and stays:
-    an index that grows past a threshold is chosen anew at the next start. Raises ChoiceError for what cannot be had.
+    kind: what is configured, one of `KINDS`. "auto" never asks for what is not installed. why_not_native: what stands against
+    native code, "" for nothing: `index.native.library.why_not`, which takes a second the first time and is asked only if it
+    decides. What is chosen is chosen at start and stays: an index that grows past a threshold is chosen anew at the next start.
+    Raises ChoiceError for what cannot be had.
     """
     faiss.check()
     if kind not in KINDS:
         raise ChoiceError(f"there is no index {kind!r}; choose one of {', '.join(KINDS)}")
     on_gpu = device.startswith("cuda")
     if kind == "auto":
-        return _automatic(items, on_gpu, faiss)
-    if kind == "faiss-ivf":
+        return _automatic(items, on_gpu, faiss, why_not_native)
+    if kind in ("ivf", "faiss-ivf"):
         if on_gpu:
             # Its lists lie in the host's memory: every batch would wait for copies, and filters are cheaper by exact search.
-            raise ChoiceError(f"faiss-ivf searches on the CPU and the device is {device}; use exact, or --device cpu")
-        _need(bool(faiss.version), "faiss-ivf needs FAISS", "cpu")
+            raise ChoiceError(f"{kind} searches on the CPU and the device is {device}; use exact, or --device cpu")
+        _need(bool(faiss.version), f"{kind} needs FAISS", "cpu")
+    if kind == "ivf" and (why_not := why_not_native()):
+        raise ChoiceError(f"ivf is native code, and {why_not}, or use faiss-ivf")
     if kind == "faiss-gpu":
         if not on_gpu:
             raise ChoiceError("faiss-gpu searches on a GPU and the device is cpu; use --device cuda, or faiss-ivf")
@@ -78,14 +83,15 @@ def choose(kind: str, *, items: int, device: str, faiss: FaissBuild) -> Choice:
     return Choice(kind, "as configured")
 
 
-def _automatic(items: int, on_gpu: bool, faiss: FaissBuild) -> Choice:
+def _automatic(items: int, on_gpu: bool, faiss: FaissBuild, why_not_native: Callable[[], str]) -> Choice:
     if on_gpu:  # FAISS's brute force took 8 to 69 times as long for 1 and 10 million rows on an H200: docs/gpu/h200.md
         return Choice("exact", f"{items:,} items, on a GPU")
     if items <= EXACT_ON_CPU_MAX:
         return Choice("exact", f"{items:,} items, at most {EXACT_ON_CPU_MAX:,} on a CPU")
     above = f"{items:,} items, more than {EXACT_ON_CPU_MAX:,} on a CPU"
     if faiss.version:
-        return Choice("faiss-ivf", above)
+        why_not = why_not_native()
+        return Choice("faiss-ivf", f"{above}; {why_not} to search faster") if why_not else Choice("ivf", above)
     return Choice("exact", f"{above}, but {_cure('cpu')} to search faster")
 
 

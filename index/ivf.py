@@ -1,10 +1,11 @@
-"""Approximate search on a CPU: FAISS's inverted lists, changed in place, looked into as far as a target recall needs."""
+"""Approximate search on a CPU: inverted lists, changed in place, looked into as far as a target recall needs."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from index.exact import ExactSearch, group_by_mask
+from index.faiss_lists import FaissLists
 from index.list_search import ListSearch
 from index.lists import InvertedLists
 from index.masked_lists import ChangeLog
@@ -28,9 +29,12 @@ class IvfSearch:
     Until `use` gives it lists it passes everything on to the exact search.
     """
 
-    kind = "faiss-ivf"
-
-    def __init__(self, slots: SlotTable, matrix: VectorMatrix, *, oracle: ExactSearch) -> None:
+    def __init__(
+        self, slots: SlotTable, matrix: VectorMatrix, *, oracle: ExactSearch, lists: type[InvertedLists] = FaissLists
+    ) -> None:
+        """lists: those that `use` will be given."""
+        self.kind = lists.kind
+        self.lists_type = lists
         self._slots = slots
         self._matrix = matrix
         self._oracle = oracle

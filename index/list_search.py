@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from index.exact import ExactSearch
 from index.filters.masks import SlotMask
-from index.lists import InvertedLists
+from index.lists import Found, InvertedLists
 from index.masked_lists import ChangeLog, MaskedLists
 from index.matrix import VectorMatrix
 from index.probing import ProbeTable
@@ -25,12 +25,12 @@ _COUNT_DRIFT = 0.05  # a mask's rows by list are counted anew when its size has 
 _SPARSE = 0.5  # of the share of rows that pass: with less near a query, a filter is not spread like a random one
 _STABLE = 0.98  # of the hits stay when twice as many lists are looked into: then more would hardly change them
 
-Find = Callable[[int], NDArray[np.int64]]
-"""The best k slots in so many nearest lists, best first: (k,) int64, -1 where there are fewer."""
+Find = Callable[[int], Found]
+"""The best k in so many nearest lists."""
 
 
 class ListSearch:
-    """Looks into the lists nearest to a query, and scores what it finds there with the matrix's own rows.
+    """Looks into the lists nearest to a query.
 
     The number of lists comes from `ProbeTable`, by k and by how many of the rows near the query a mask lets through. A mask
     that lets little through is searched exactly. Every answer is complete: what a search misses it looks for in ever more
@@ -91,28 +91,16 @@ class ListSearch:
                 find = self._by_row(query, k, listed, mask, order, excluded)
             else:
                 find = self._by_bits(query, k, order, self._bits(mask, excluded))
-            slots = self._until_sure(find, min(k, mask.count), *self._first_probes(k, order, by_list))
-            found.slots[row], found.scores[row] = self._score(query.numpy(), slots, k)
+            probes, usual = self._first_probes(k, order, by_list)
+            found.slots[row], found.scores[row] = self._until_sure(find, min(k, mask.count), probes, usual)
         return found
 
     def _at_once(
         self, queries: torch.Tensor, k: int, exclude: Exclusions | None, closed: NDArray[np.int64], extra: int
     ) -> Hits:
-        """What each call costs counts here: a scan has just emptied the processor's cache."""
-        rows = queries.numpy()
-        slots = self.lists.search(rows, k + extra, min(self.table.unfiltered(k), self.lists.count))
+        found = self.lists.search(queries.numpy(), k + extra, min(self.table.unfiltered(k), self.lists.count), self._matrix)
         if extra:
-            _drop(slots, exclude, closed)
-        elif len(rows) == 1 and slots[0, -1] >= 0:  # as most searches are
-            own, scores = self._score(rows[0], slots[0], k, holes=False)
-            return Hits(own[None], scores[None])
-        if len(rows) == 1:
-            own, scores = self._score(rows[0], slots[0], k)
-            found = Hits(own[None], scores[None])
-        else:
-            found = no_hits(len(rows), k)
-            for row, query in enumerate(rows):
-                found.slots[row], found.scores[row] = self._score(query, slots[row], k)
+            found = _without(found, k, exclude, closed)
         if (found.slots[:, -1] >= 0).all():
             return found
         hits = np.count_nonzero(found.slots >= 0, axis=1)
@@ -130,8 +118,9 @@ class ListSearch:
             if exclude is not None:
                 _clear_bits(bits, exclude[row])
             find = self._by_bits(query, k, self.lists.by_nearness(query), bits)
-            slots = self._until_sure(find, min(k, len(self.lists) - len(closed)), probes, usual=True)
-            found.slots[row], found.scores[row] = self._score(query.numpy(), slots, k)
+            found.slots[row], found.scores[row] = self._until_sure(
+                find, min(k, len(self.lists) - len(closed)), probes, usual=True
+            )
         return found
 
     def _listed(self, mask: SlotMask) -> MaskedLists | None:
@@ -153,7 +142,7 @@ class ListSearch:
         return known[1]
 
     def _by_bits(self, query: torch.Tensor, k: int, order: NDArray[np.int64], bits: NDArray[np.uint8]) -> Find:
-        return lambda probes: self.lists.search_bits(query.numpy(), k, order[:probes], bits)
+        return lambda probes: self.lists.search_in(query.numpy(), k, order[:probes], bits, self._matrix)
 
     def _by_row(
         self,
@@ -164,28 +153,28 @@ class ListSearch:
         order: NDArray[np.int64],
         exclude: NDArray[np.int64] | None,
     ) -> Find:
-        def find(probes: int) -> NDArray[np.int64]:
+        def find(probes: int) -> Found:
             slots = listed.near(order[:probes], mask, exclude)
-            best = np.full(k, -1, dtype=np.int64)
+            found = no_hits(1, k)
             if len(slots):
-                scores = torch.mv(self._matrix.read(slots), query)  # (n,) float32
-                places = torch.topk(scores, min(k, len(slots))).indices.numpy()
-                best[: len(places)] = slots[places]
-            return best
+                best = torch.topk(torch.mv(self._matrix.read(slots), query), min(k, len(slots)))
+                found.slots[0, : len(best.values)] = slots[best.indices.numpy()]
+                found.scores[0, : len(best.values)] = best.values.numpy()
+            return found.slots[0], found.scores[0]
 
         return find
 
-    def _until_sure(self, find: Find, wanted: int, probes: int, usual: bool) -> NDArray[np.int64]:
+    def _until_sure(self, find: Find, wanted: int, probes: int, usual: bool) -> Found:
         """Looks into twice as many lists as long as hits are missing, or, where little of what passes lies near the query, as
         long as that changes the hits: of such filters the table, which was measured on random ones, says little.
         """
         before: NDArray[np.int64] | None = None
         while True:
-            slots = find(probes)
+            slots, scores = find(probes)
             complete = np.count_nonzero(slots >= 0) >= wanted
             settled = usual or (before is not None and np.isin(slots, before).mean() >= _STABLE)
             if probes >= self.lists.count or (complete and settled):
-                return slots
+                return slots, scores
             before = slots
             probes = min(2 * probes, self.lists.count)
 
@@ -215,33 +204,23 @@ class ListSearch:
             _clear_bits(bits, exclude)
         return bits
 
-    def _score(
-        self, query: NDArray[np.float32], slots: NDArray[np.int64], k: int, *, holes: bool = True
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The best k of (n >= k,) slots for the (D,) query, by the matrix's rows: the lists' are rounded, and may be older.
-
-        holes: whether there may be -1 among the slots. In NumPy, whose calls cost less than torch's.
-        """
-        missing = slots < 0 if holes else None
-        rows = self._matrix.read_on_host(slots if missing is None else np.maximum(slots, 0))  # (n, D) float32
-        scores: NDArray[np.float32] = rows @ query
-        if missing is not None:
-            scores[missing] = -np.inf
-        best = (-scores).argsort(kind="stable")[:k]  # nearly sorted already
-        return slots[best], scores[best]
-
 
 def _of(exclude: Exclusions | None, rows: list[int]) -> Exclusions | None:
     return [exclude[row] for row in rows] if exclude is not None else None
 
 
-def _drop(slots: NDArray[np.int64], exclude: Exclusions | None, closed: NDArray[np.int64]) -> None:
-    """Blanks what must not be returned among (B, n) slots."""
+def _without(found: Hits, k: int, exclude: Exclusions | None, closed: NDArray[np.int64]) -> Hits:
+    """The first k of (B, n >= k) hits that may be returned."""
+    kept = found.slots >= 0
     if len(closed):
-        slots[np.isin(slots, closed)] = -1
+        kept &= ~np.isin(found.slots, closed)
     for row, excluded in enumerate(exclude or ()):
         if len(excluded):
-            slots[row, np.isin(slots[row], excluded)] = -1
+            kept[row] &= ~np.isin(found.slots[row], excluded)
+    order = np.argsort(~kept, axis=1, kind="stable")[:, :k]  # those that are kept first, in their order
+    rows = np.arange(len(kept))[:, None]
+    kept = kept[rows, order]
+    return Hits(np.where(kept, found.slots[rows, order], -1), np.where(kept, found.scores[rows, order], np.float32(-np.inf)))
 
 
 def _clear_bits(bits: NDArray[np.uint8], slots: NDArray[np.int64]) -> None:

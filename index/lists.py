@@ -1,25 +1,27 @@
 """Inverted lists: rows kept by the nearest of some thousand centroids, so that a search reads only the lists near its query.
 
-FAISS does the work: IndexIVFScalarQuantizer with float16 rows and a hash table from slot to place, so that rows can be replaced
-and removed in place.
+What all lists have in common. How rows are kept and scanned differs: `index.native.lists` and `index.faiss_lists`.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-_HASH_TABLE: Any = vars(faiss)["DirectMap"].Hashtable  # its types do not know it
-# FAISS's wrappers check every assignment to an attribute, which takes as long as a tenth of a search: these do not.
-_set_probes: Any = vars(faiss)["SearchParametersIVF"].nprobe.fset
-_set_selector: Any = vars(faiss)["SearchParameters"].sel.fset
+from index.matrix import VectorMatrix
+from index.search import Hits
+
 TRAIN_POINTS = 64
 """Rows a list that k-means reads at most; more make the centroids hardly better."""
 _TRAIN_ROUNDS = 10
 _ROWS_AT_ONCE = 4096  # rows compared with the centroids together: their scores stay within some megabytes
+
+Found = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""The best k of one query, best first: slots (k,) int64 and scores (k,) float32; -1 and -inf behind them if there are fewer."""
 
 
 @dataclass(frozen=True)
@@ -54,35 +56,30 @@ def train_centroids(rows: NDArray[np.float32], lists: int, *, seed: int) -> NDAr
     return np.asarray(kmeans.centroids, dtype=np.float32)
 
 
-class InvertedLists:
-    """Rows by slot in lists. Not safe to change while it is searched: one thread does both."""
+class InvertedLists(ABC):
+    """Rows by slot in lists. Not safe to change while it is searched: one thread does both.
+
+    Rows in lists are rounded, and may be older than the matrix's: what a search finds is scored with the matrix's.
+    """
+
+    kind: ClassVar[str]
+    """The engine's name: see `Search.kind`."""
 
     def __init__(self, centroids: NDArray[np.float32]) -> None:
         """centroids: (L, D) float32 unit rows."""
-        self.count, dim = centroids.shape
+        self.count = len(centroids)
         self._centroids = torch.from_numpy(np.ascontiguousarray(centroids))
-        quantizer = faiss.IndexFlatIP(dim)
-        quantizer.add(np.ascontiguousarray(centroids))
-        self._index: Any = faiss.IndexIVFScalarQuantizer(
-            quantizer, dim, self.count, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT, False
-        )
-        self._quantizer = quantizer  # FAISS keeps a pointer only
-        self._index.train(np.zeros((1, dim), dtype=np.float32))  # float16 has nothing to learn; the centroids are there
-        self._index.set_direct_map_type(_HASH_TABLE)
-        self._probes = 1
-        self._parameters: Any = faiss.SearchParametersIVF()
-        self._zeros: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
+        self._row_count = 0
         self.list_of: NDArray[np.int32] = np.full(1024, -1, dtype=np.int32)  # by slot, -1: not in any list
         self.sizes: NDArray[np.int64] = np.zeros(self.count, dtype=np.int64)  # rows by list
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return self._row_count
 
     @property
+    @abstractmethod
     def memory_bytes(self) -> int:
-        """Bytes of rows, slots, centroids and tables; the hash table by its usual 48 bytes an entry."""
-        dim = self._centroids.shape[1]
-        return len(self) * (2 * dim + 8 + 48) + self._centroids.numel() * 4 + self.list_of.nbytes
+        """Bytes of rows, slots, centroids and tables."""
 
     @property
     def state(self) -> ListsState:
@@ -118,60 +115,49 @@ class InvertedLists:
         if not len(slots):
             return
         self.remove(slots)
-        keys = np.ascontiguousarray(self.nearest(rows) if lists is None else lists, dtype=np.int64)
-        slots = np.ascontiguousarray(slots, dtype=np.int64)
-        values = rows.contiguous().numpy()
-        self._index.add_core(len(slots), faiss.swig_ptr(values), faiss.swig_ptr(slots), faiss.swig_ptr(keys))
-        self.list_of[slots] = keys
-        self.sizes += np.bincount(keys, minlength=self.count)
+        own = np.ascontiguousarray(self.nearest(rows) if lists is None else lists, dtype=np.int32)
+        self._add(np.ascontiguousarray(slots, dtype=np.int64), rows, own)
+        self.list_of[slots] = own
+        self.sizes += np.bincount(own, minlength=self.count)
+        self._row_count += len(slots)
 
     def remove(self, slots: NDArray[np.int64]) -> None:
         """Removes the rows of those of the slots, (n,) int64 without repetition, that have one."""
         present = np.ascontiguousarray(slots[self.contains(slots)], dtype=np.int64)
         if len(present):
-            self._index.remove_ids(faiss.IDSelectorArray(len(present), faiss.swig_ptr(present)))
-            self.sizes -= np.bincount(self.list_of[present], minlength=self.count)
+            own = self.list_of[present]
+            self._remove(present, own)
+            self.sizes -= np.bincount(own, minlength=self.count)
             self.list_of[present] = -1
+            self._row_count -= len(present)
 
-    def search(self, queries: NDArray[np.float32], k: int, probes: int) -> NDArray[np.int64]:
-        """The slots of the best k rows in each query's nearest lists, best first: (B, D) -> (B, k) int64, -1 at the end."""
-        count = len(queries)
-        scores = np.empty((count, k), dtype=np.float32)
-        slots = np.empty((count, k), dtype=np.int64)
-        if probes != self._probes:  # which costs as much as a tenth of a search
-            self._index.nprobe = self._probes = probes
-        pointer = faiss.swig_ptr
-        self._index.search_c(count, pointer(queries), k, pointer(scores), pointer(slots))
-        return slots
+    @abstractmethod
+    def search(self, queries: NDArray[np.float32], k: int, probes: int, matrix: VectorMatrix) -> Hits:
+        """The best k rows in each query's `probes` nearest lists, 1 to `count`: (B, D) -> (B, k), scored by the matrix."""
 
-    def search_bits(
-        self, query: NDArray[np.float32], k: int, lists: NDArray[np.int64], bits: NDArray[np.uint8]
-    ) -> NDArray[np.int64]:
-        """The slots of the best k rows among those that a bitmap lets through: (D,) float32 -> (k,) int64, -1 at the end.
+    @abstractmethod
+    def search_in(
+        self, query: NDArray[np.float32], k: int, lists: NDArray[np.int64], bits: NDArray[np.uint8], matrix: VectorMatrix
+    ) -> Found:
+        """The best k rows for one query, (D,), among those that a bitmap lets through, scored by the matrix.
 
         lists: (P,) int64, where to look, the nearest first: what comes later then hardly changes the hits, which is faster.
-        bits: packed little-endian by slot, up to the highest in the lists.
+        bits: packed little-endian by slot; slots behind its end do not pass.
         """
-        scores = np.empty(k, dtype=np.float32)
-        slots = np.empty(k, dtype=np.int64)
-        lists = np.ascontiguousarray(lists)
-        pointer = faiss.swig_ptr
-        # The selector keeps a pointer, so it lives as long as `bits`: this call.
-        selector = faiss.IDSelectorBitmap(len(bits), pointer(bits))
-        _set_probes(self._parameters, len(lists))
-        _set_selector(self._parameters, selector)
-        # The lists' own scores, for which FAISS asks, are needed for rows kept as residuals only.
-        unused = self._no_scores(len(lists))
-        self._index.search_preassigned_c(
-            1, pointer(query), k, pointer(lists), pointer(unused), pointer(scores), pointer(slots), False, self._parameters
-        )
-        _set_selector(self._parameters, None)
-        return slots
 
-    def _no_scores(self, count: int) -> NDArray[np.float32]:
-        if len(self._zeros) < count:
-            self._zeros = np.zeros(count, dtype=np.float32)
-        return self._zeros
+    @abstractmethod
+    def near(self, query: NDArray[np.float32], k: int, probes: int) -> NDArray[np.int64]:
+        """Slots among which are the best k of the `probes` nearest lists, as far as the lists' own rows can tell: (>= k,) int64
+        where there are as many.
+        """
+
+    @abstractmethod
+    def _add(self, slots: NDArray[np.int64], rows: torch.Tensor, lists: NDArray[np.int32]) -> None:
+        """Adds rows of slots that are in no list, to the lists that they belong to; all or none if it raises."""
+
+    @abstractmethod
+    def _remove(self, slots: NDArray[np.int64], lists: NDArray[np.int32]) -> None:
+        """Removes rows that are there, each from its list."""
 
     def _reach(self, slots: NDArray[np.int64]) -> None:
         if len(slots) and slots.max() >= len(self.list_of):

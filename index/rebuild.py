@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from index.build import BuildStopped, Built, build_lists
 from index.items import ItemIndex, Searched
 from index.ivf import SLICE, IvfSearch, sync
+from index.lists import InvertedLists
 from index.probing import SAMPLE
 from index.slot_queue import SlotQueue
 
@@ -77,6 +78,11 @@ class Rebuild:
         self._built: Built | None = None
         self._stopping = threading.Event()
         self._ended = False  # the building thread has nothing left to do
+
+    @property
+    def lists_type(self) -> type[InvertedLists]:
+        """What kind of lists are built."""
+        return self._engine.lists_type
 
     @property
     def running(self) -> bool:
@@ -197,6 +203,7 @@ class Rebuild:
             queries,
             target=self._target,
             seed=self._seed,
+            kind=self.lists_type,
             lists=self._list_count,
             stopping=self._stopping.is_set,
         )

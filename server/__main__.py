@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, help="port, 50051 by default, 0 for any free one [TOWERBRIDGE__LISTEN__PORT]")
     add("--device", help="cpu (the default), cuda or cuda:N [TOWERBRIDGE__ENGINE__DEVICE]")
     add("--threads", type=int, help="CPU threads of one computation, 1 by default [TOWERBRIDGE__ENGINE__THREADS]")
-    add("--index", help="auto (the default), exact, faiss-ivf or faiss-gpu [TOWERBRIDGE__INDEX__KIND]")
+    add("--index", help="auto (the default), exact, ivf, faiss-ivf or faiss-gpu [TOWERBRIDGE__INDEX__KIND]")
     add(
         "--metrics-port", type=int, help="port for Prometheus, none by default, 0 for any free one [TOWERBRIDGE__METRICS__PORT]"
     )

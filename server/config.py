@@ -181,8 +181,8 @@ class Engine(Section):
 class Index(Section):
     """How items are searched."""
 
-    kind: Literal["auto", "exact", "faiss-ivf", "faiss-gpu"] = "auto"
-    """auto: exact up to 50,000 items on a CPU, faiss-ivf above; exact on a GPU."""
+    kind: Literal["auto", "exact", "ivf", "faiss-ivf", "faiss-gpu"] = "auto"
+    """auto: exact up to 50,000 items on a CPU, ivf above, faiss-ivf if there is no C++ compiler; exact on a GPU."""
     recall: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
     """Of an approximate index: the part of the true best 100 that it is built to find."""
     recall_margin: Annotated[float, Field(ge=0.005, le=0.5)] = 0.02

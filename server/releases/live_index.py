@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 from index.build import Built, build_lists
 from index.choice import Choice, choose, installed_faiss
 from index.exact import ExactSearch
+from index.faiss_lists import FaissLists
 from index.gpu.flat import FaissFlatSearch, padding
 from index.gpu.knn import KnnOnGpu
 from index.gpu.memory import Needs, faiss_temporary_bytes, free_bytes, plan_memory
 from index.gpu.resources import GpuResources
 from index.items import ItemIndex
 from index.ivf import IvfSearch
+from index.lists import InvertedLists
 from index.matrix import VectorMatrix
+from index.native.library import why_not
+from index.native.lists import NativeLists
 from index.probing import ProbeTable
 from index.rebuild import Rebuild
 from index.recall import RecallMonitor
@@ -34,6 +38,7 @@ from server.config import Index
 from server.engine.turns import Turns
 
 _log = logging.getLogger(__name__)
+_LISTS: dict[str, type[InvertedLists]] = {one.kind: one for one in (NativeLists, FaissLists)}
 QUERIES = 1024
 """Queries that an index is calibrated on."""
 _ROWS_AT_ONCE = 16_384  # copied for a build
@@ -76,7 +81,7 @@ class LiveIndex:
         vectors, (D,) float32 each. wake: told, on any thread, that `upkeep` has work. releases: how many there must be
         memory for. Raises ChoiceError or MemoryPlanError for what cannot be had.
         """
-        self.choice: Choice = choose(settings.kind, items=items, device=device, faiss=installed_faiss())
+        self.choice: Choice = choose(settings.kind, items=items, device=device, faiss=installed_faiss(), why_not_native=why_not)
         self._settings = settings
         self._release_id = release_id
         self._folder = folder
@@ -102,8 +107,8 @@ class LiveIndex:
         if self.choice.kind == "faiss-gpu":
             self._gpu = GpuResources(torch.device(device), temporary_bytes=faiss_temporary_bytes(needs), cupy=False)
             engine = FaissFlatSearch(slots, matrix, oracle=oracle, knn=KnnOnGpu(self._gpu))
-        elif self.choice.kind == "faiss-ivf":
-            engine = IvfSearch(slots, matrix, oracle=oracle)
+        elif self.choice.kind in _LISTS:
+            engine = IvfSearch(slots, matrix, oracle=oracle, lists=_LISTS[self.choice.kind])
         self.items = ItemIndex(slots, matrix, engine, oracle=oracle)
         self._saver = SnapshotSaver(self.items, folder, release_id=release_id, wake=wake) if folder is not None else None
         self.rebuild: Rebuild | None = None
@@ -138,9 +143,9 @@ class LiveIndex:
 
         list_of: the list of each slot's row, (slots,) int32, -1 where it is not known; it is called in another thread.
         """
-        if self.rebuild is None:
+        rebuild, matrix = self.rebuild, self.items.matrix
+        if rebuild is None:
             raise ValueError("the index has no lists")
-        matrix = self.items.matrix
 
         def build() -> Built:
             known = list_of()
@@ -151,6 +156,7 @@ class LiveIndex:
                 torch.cat([matrix.read(piece).to(torch.float16) for piece in pieces]),
                 prepared.queries,
                 target=self._settings.recall,
+                kind=rebuild.lists_type,
                 centroids=prepared.centroids,
                 list_of=np.pad(known, (0, max(0, len(self.items.slots.ids) - len(known))), constant_values=-1)[slots],
                 table=prepared.table,
@@ -158,7 +164,7 @@ class LiveIndex:
             )
 
         self._is_saved = True  # by whoever prepared them
-        self.rebuild.start_with(build)
+        rebuild.start_with(build)
 
     def discard(self) -> None:
         """Gives back the memory of vectors and lists: of a release that nobody asks any more. On the owner's thread."""
@@ -225,6 +231,7 @@ class LiveIndex:
             rows,
             rows[:QUERIES] if queries is None else queries,
             target=self._settings.recall,
+            kind=rebuild.lists_type,
             centroids=snapshot.centroids,
             list_of=snapshot.lists_for(ids, rows.numpy()),
             table=snapshot.table,

@@ -1,15 +1,19 @@
 """Every engine as the contract suite builds it, and random unit rows."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 
 from index.build import build_lists
 from index.exact import ExactSearch
+from index.faiss_lists import FaissLists
 from index.items import ItemIndex
 from index.ivf import IvfSearch
+from index.lists import InvertedLists
 from index.matrix import VectorMatrix
+from index.native.lists import NativeLists
 from index.rebuild import Rebuild
 from index.slots import SlotTable
 from tests.index.gpu.engine import faiss_flat
@@ -32,15 +36,15 @@ def exact_float16(dim: int, chunk_rows: int) -> ItemIndex:
     return ItemIndex(slots, matrix, ExactSearch(slots, matrix))
 
 
-def faiss_ivf(dim: int, chunk_rows: int) -> ItemIndex:
-    slots, matrix = SlotTable(capacity=2), VectorMatrix(dim, chunk_rows=chunk_rows)
+def ivf(dim: int, chunk_rows: int, *, lists: type[InvertedLists], dtype: torch.dtype = torch.float32) -> ItemIndex:
+    slots, matrix = SlotTable(capacity=2), VectorMatrix(dim, chunk_rows=chunk_rows, dtype=dtype)
     oracle = ExactSearch(slots, matrix)
-    return ItemIndex(slots, matrix, IvfSearch(slots, matrix, oracle=oracle), oracle=oracle)
+    return ItemIndex(slots, matrix, IvfSearch(slots, matrix, oracle=oracle, lists=lists), oracle=oracle)
 
 
-def rebuilt_ivf(dim: int, chunk_rows: int) -> ItemIndex:
+def rebuilt_ivf(dim: int, chunk_rows: int, *, lists: type[InvertedLists]) -> ItemIndex:
     """Its lists are built aside while it is changed and searched."""
-    index = faiss_ivf(dim, chunk_rows)
+    index = ivf(dim, chunk_rows, lists=lists)
     assert isinstance(index.engine, IvfSearch)
     index.watchers.append(Rebuild(index, index.engine, target=0.9, queries=lambda: None, lists=4))
     return index
@@ -49,8 +53,11 @@ def rebuilt_ivf(dim: int, chunk_rows: int) -> ItemIndex:
 ENGINES: dict[str, Callable[[int, int], ItemIndex]] = {
     "exact": exact,
     "exact-float16": exact_float16,
-    "faiss-ivf": faiss_ivf,
-    "faiss-ivf, rebuilt": rebuilt_ivf,
+    "ivf": partial(ivf, lists=NativeLists),
+    "ivf-float16": partial(ivf, lists=NativeLists, dtype=torch.float16),
+    "ivf, rebuilt": partial(rebuilt_ivf, lists=NativeLists),
+    "faiss-ivf": partial(ivf, lists=FaissLists),
+    "faiss-ivf, rebuilt": partial(rebuilt_ivf, lists=FaissLists),
     "faiss-gpu, on a CPU": faiss_flat,
 }
 
@@ -62,6 +69,8 @@ def make_lists(index: ItemIndex, *, lists: int = 4, target: float = 0.9, gather_
         slots = extent[index.slots.eligible(extent) & index.matrix.holds(extent)]
         if len(slots):
             queries = torch.from_numpy(unit_rows(32, 7, index.matrix.dim))
-            built = build_lists(slots, index.matrix.read(slots), queries, target=target, lists=lists)
+            built = build_lists(
+                slots, index.matrix.read(slots), queries, target=target, lists=lists, kind=index.engine.lists_type
+            )
             rows = built.gather_rows if gather_rows is None else gather_rows
             index.engine.use(built.lists, built.table, gather_rows=rows)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from index.filters.filter import Filter, MatchAny
-from tests.index.engines import faiss_ivf, make_lists, unit_rows
+from tests.index.engines import ENGINES, make_lists, unit_rows
 
 COUNT, DIM = 4_000, 8
 CHOSEN = Filter(must=(MatchAny("chosen", frozenset({True})),))
@@ -12,7 +12,7 @@ CHOSEN = Filter(must=(MatchAny("chosen", frozenset({True})),))
 
 def test_what_a_mask_lists_follows_every_change():
     """One item in ten passes, so that the mask is gathered list by list; it is used before and after changes settle."""
-    index = faiss_ivf(DIM, 8192)
+    index = ENGINES["ivf"](DIM, 8192)
     slots = np.array([index.slots.insert(str(number)) for number in range(COUNT)])
     index.slots.columns.set(slots, [{"chosen": number % 10 == 0} for number in range(COUNT)])
     index.set_vectors(slots, unit_rows(COUNT, 1, DIM))
@@ -48,7 +48,7 @@ def test_what_a_mask_lists_follows_every_change():
 
 
 def test_a_mask_that_is_listed_while_a_change_waits_finds_it_once_it_is_settled():
-    index = faiss_ivf(DIM, 8192)
+    index = ENGINES["ivf"](DIM, 8192)
     slots = np.array([index.slots.insert(str(number)) for number in range(COUNT)])
     index.slots.columns.set(slots, [{"chosen": number % 10 == 0} for number in range(COUNT)])
     index.set_vectors(slots, unit_rows(COUNT, 1, DIM))
@@ -63,7 +63,7 @@ def test_a_mask_that_is_listed_while_a_change_waits_finds_it_once_it_is_settled(
 
 
 def test_more_changes_than_are_remembered_list_a_mask_anew():
-    index = faiss_ivf(DIM, 65_536)
+    index = ENGINES["ivf"](DIM, 65_536)
     vectors = unit_rows(30_000, 3, DIM)
     slots = np.array([index.slots.insert(str(number)) for number in range(len(vectors))])
     index.slots.columns.set(slots, [{"chosen": number % 10 == 0} for number in range(len(vectors))])

@@ -10,7 +10,7 @@ from index.build import build_lists
 from index.ivf import IvfSearch
 from index.lists import InvertedLists
 from index.rebuild import Rebuild
-from tests.index.engines import faiss_ivf, unit_rows
+from tests.index.engines import ENGINES, unit_rows
 
 DIM = 8
 
@@ -19,7 +19,7 @@ class Indexed:
     """2,000 items, and a rebuild that watches them."""
 
     def __init__(self, count: int = 2_000, *, target: float = 0.9, queries: torch.Tensor | None = None) -> None:
-        self.index = faiss_ivf(DIM, 4096)
+        self.index = ENGINES["ivf"](DIM, 4096)
         assert isinstance(self.index.engine, IvfSearch)
         self.engine = self.index.engine
         self.vectors = unit_rows(10_000, 1, DIM)

@@ -100,7 +100,7 @@ def test_every_engine_that_looks_everywhere_has_recall_1(engine: str, k: int):
 
 
 def test_lists_with_too_few_probes_are_measured_as_they_are():
-    index = ENGINES["faiss-ivf"](DIM, 1024)
+    index = ENGINES["ivf"](DIM, 1024)
     fill(index, 3_000)
     make_lists(index, lists=32)
     index.engine.use(index.engine.lists, ProbeTable(0.95, np.ones((len(SHARES), len(KS)), dtype=np.int32)), gather_rows=0)
@@ -210,7 +210,7 @@ def test_an_exact_engine_has_recall_1_whatever_changes_meanwhile(data: st.DataOb
 
 
 def test_what_an_engine_had_not_settled_yet_is_not_missed():
-    index = ENGINES["faiss-ivf"](DIM, 4096)
+    index = ENGINES["ivf"](DIM, 4096)
     fill(index, 1_000)
     make_lists(index, target=1.0)
     monitor = watch(index)

@@ -18,7 +18,7 @@ PATIENCE_S = 10.0
 
 
 def indexed(count: int = 10_000) -> tuple[ItemIndex, Built]:
-    index = ENGINES["faiss-ivf"](8, 1 << 16)
+    index = ENGINES["ivf"](8, 1 << 16)
     slots = np.array([index.slots.insert(f"item-{number}") for number in range(count)])
     index.set_vectors(slots, unit_rows(count, 1, 8))
     return index, rebuilt(index)
@@ -65,7 +65,7 @@ def test_a_start_with_a_snapshot_searches_as_before(tmp_path: Path):
     saver.close()
     snapshot = load_snapshot(tmp_path, release_id="r", dim=8)
     assert snapshot is not None
-    other = ENGINES["faiss-ivf"](8, 1 << 16)
+    other = ENGINES["ivf"](8, 1 << 16)
     ids = [f"item-{number}" for number in reversed(range(2_000))]  # in other slots
     slots = np.array([other.slots.insert(item_id) for item_id in ids])
     rows = unit_rows(2_000, 1, 8)[::-1].copy()

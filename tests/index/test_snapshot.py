@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from safetensors.numpy import save_file as save_tensors
 
+from index.faiss_lists import FaissLists
 from index.fingerprints import fingerprints
-from index.lists import InvertedLists, ListsState
+from index.lists import ListsState
 from index.probing import KS, SHARES, ProbeTable
 from index.snapshot import Snapshot, load_snapshot, save_snapshot
 from index.snapshot_files import DataFile, SnapshotError, read_pair, write_pair
@@ -42,7 +43,7 @@ def golden_rows() -> NDArray[np.float32]:
 def save(
     folder: Path, rows: NDArray[np.float32], *, ids: list[str] = IDS, release_id: str = RELEASE, target: float = 0.9
 ) -> None:
-    lists = InvertedLists(CENTROIDS)
+    lists = FaissLists(CENTROIDS)
     lists.put(np.arange(100, 100 + len(ids)), torch.from_numpy(rows))
     table = ProbeTable(target, NEEDED)
     save_snapshot(folder, release_id=release_id, item_ids=ids, rows=rows, state=lists.state, table=table, gather_rows=2048)
@@ -67,12 +68,11 @@ def test_a_snapshot_of_every_format_version_still_loads_and_is_searched():
     np.testing.assert_array_equal(snapshot.centroids, CENTROIDS)
     list_of = snapshot.lists_for(IDS, rows)
     assert list_of.tolist() == nearest(rows)
-    lists = InvertedLists(snapshot.centroids)
+    lists = FaissLists(snapshot.centroids)
     lists.put(np.arange(40), torch.from_numpy(rows), list_of)
-    slots = lists.search(rows[:2].copy(), 2, 4)
     truth = rows @ rows[:2].T
     best = np.sort(truth, axis=0)[:-3:-1].T  # (2, 2), best first
-    assert [[truth[row, query] for row in slots[query]] for query in range(2)] == best.tolist()
+    assert [[truth[row, query] for row in lists.near(rows[query], 2, 4)] for query in range(2)] == best.tolist()
 
 
 def test_a_golden_snapshot_is_small():

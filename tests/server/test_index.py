@@ -18,7 +18,7 @@ from tests.server.conftest import Serve, Served
 from tests.tiny import write_tiny_bundle
 
 ITEMS = 3_000
-IVF = {"kind": "faiss-ivf", "sampled_share": 0.0}
+IVF = {"kind": "ivf", "sampled_share": 0.0}
 PATIENCE_S = 60.0
 
 
@@ -58,7 +58,7 @@ def test_an_index_that_cannot_be_had_is_refused_at_start(bundle_path: Path, tmp_
 
 def test_approximate_answers_have_the_recall_that_was_asked_for(serve: Serve, large_bundle: Path):
     served = serve(bundle=large_bundle, index=IVF)
-    assert served.client.get_release().index_kind == "faiss-ivf"
+    assert served.client.get_release().index_kind == "ivf"
     lists_of(served)
     # Like the items: nobody has been asked for yet, so that their own vectors were what the index was calibrated on.
     near = read_bundle(large_bundle).item_vectors[::30] + 0.1 * random_vectors(100, 1)
@@ -150,7 +150,7 @@ def test_a_damaged_snapshot_is_refused_and_the_index_built_anew(
 
 
 def test_when_live_recall_falls_the_index_is_built_anew_for_what_is_asked(serve: Serve, large_bundle: Path):
-    served = serve(bundle=large_bundle, index={"kind": "faiss-ivf", "sampled_share": 1.0})
+    served = serve(bundle=large_bundle, index={"kind": "ivf", "sampled_share": 1.0})
     engine = lists_of(served)
     first = engine.lists
     everywhere_one = ProbeTable(0.95, np.ones((len(SHARES), len(KS)), dtype=np.int32))

@@ -15,7 +15,7 @@ from tests.server.conftest import Served
 from tests.server.releasing import LIVE, PREVIOUS, serving, states, wait_until
 from tests.tiny import write_tiny_bundle
 
-IVF = {"kind": "faiss-ivf", "sampled_share": 0.0}
+IVF = {"kind": "ivf", "sampled_share": 0.0}
 N_ITEMS = 900
 
 
@@ -59,7 +59,7 @@ def test_a_release_with_lists_finds_its_items_and_those_that_came_while_it_was_l
         go_on.set()
         loading.join(60)
         release = client.load_release("b").release
-        assert release.index_kind == "faiss-ivf" and release.memory_bytes > N_ITEMS * 8 * 4
+        assert release.index_kind == "ivf" and release.memory_bytes > N_ITEMS * 8 * 4
         client.upsert_items([towerbridge.item(f"item-{number}", vector=[1.0] + [0.0] * 7) for number in range(100)])
         client.remove_items(sorted(gone))
         client.promote_release(ids["b"])

@@ -57,5 +57,5 @@ def test_the_release_that_is_live_at_the_scrape_is_read(index: ItemIndex):
     live = [index]
     with serving(IndexFigures("shop", lambda: live[0], lambda: None)) as url:
         assert own(url)["towerbridge_index_items{tenant=shop}"] == 70
-        live[0] = ENGINES["faiss-ivf"](8, 64)
-        assert own(url)["towerbridge_index_kind_info{kind=faiss-ivf}{tenant=shop}"] == 1
+        live[0] = ENGINES["ivf"](8, 64)
+        assert own(url)["towerbridge_index_kind_info{kind=ivf}{tenant=shop}"] == 1
