@@ -6,7 +6,7 @@
 # cpu or gpu: which base, which extra of pyproject.toml, and which device the server computes on.
 ARG DEVICE=cpu
 
-# g++ stays in the image: torch compiles the user tower for the machine that it runs on.
+# g++ stays in the image: the user tower and the index's lists are compiled for the machine that they run on.
 FROM python:3.11-slim-bookworm AS base-cpu
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN apt-get update \

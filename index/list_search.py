@@ -17,7 +17,7 @@ from index.search import Exclusions, Hits, no_hits
 
 _OVER_FETCH = 256  # hits fetched beyond k to make up for excluded ones; more are ruled out by a bitmap
 _LISTED_SHARE = 0.2
-"""A mask that lets less than this share through is gathered list by list; of more, FAISS tests a bit for every row instead.
+"""A mask that lets less than this share through is gathered list by list; of more, a bit is tested for every row instead.
 
 A row that passes costs 30 ns when it is gathered and 10 ns in its list; every other row costs a test of about 5 ns.
 """

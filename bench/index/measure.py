@@ -19,7 +19,7 @@ from bench.index.filtering import time_filters
 from bench.index.latency import Timing, latencies
 from bench.index.memory import resident_mb
 from bench.index.options import Options
-from bench.index.ours import TowerbridgeExact, TowerbridgeIvf
+from bench.index.ours import TowerbridgeExact, TowerbridgeFaissIvf, TowerbridgeIvf
 from bench.index.peers import PEERS
 from bench.index.stages import time_stages
 from bench.index.streaming import stream
@@ -28,6 +28,7 @@ from bench.index.tuning import curves, tune
 from bench.index.under_writes import time_under_writes
 
 BATCHES = (1, 16, 64)
+_OURS: tuple[type[TowerbridgeExact], ...] = (TowerbridgeExact, TowerbridgeIvf, TowerbridgeFaissIvf)
 _ROOM = 2  # times the items that an engine must have room for: changes add some
 _WARM_UP = 500
 
@@ -74,7 +75,7 @@ def setting_of(options: Options, data: Data) -> Setting:
 
 def measure(options: Options, data: Data, setting: Setting) -> dict[str, Any]:
     """The results: engines, stages of exact search, streaming if it was asked for, and how long each phase took."""
-    kinds: list[type[Engine]] = [TowerbridgeExact, TowerbridgeIvf, *(PEERS[peer] for peer in options.peers)]
+    kinds: list[type[Engine]] = [*_OURS, *(PEERS[peer] for peer in options.peers)]
     phases = _Phases()
     Engine.name_items(setting.capacity)
     with phases.phase("truth"), threads(setting.build_threads):
@@ -87,7 +88,7 @@ def measure(options: Options, data: Data, setting: Setting) -> dict[str, Any]:
     _measure_all(engines, rows, data, truth, options, phases)
     with phases.phase("stages"):
         stages = time_stages(engines[0], data, Timing(options.repeats, options.seconds / 2))
-    results = {"engines": rows, "topk": stages, "violations": sum(engine.index.violations for engine in engines[:2])}
+    results = {"engines": rows, "topk": stages, "violations": sum(engine.index.violations for engine in engines[: len(_OURS)])}
     efforts = {engine.name: engine.effort for engine in engines}
     engines.clear()
     if options.streaming:

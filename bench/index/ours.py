@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from bench.index.engines import Engine, Filter, Labels, Setting
 from index.build import Built, build_lists
 from index.exact import ExactSearch
+from index.faiss_lists import FaissLists
 from index.filters.filter import Filter as ItemFilter
 from index.filters.filter import Range
 from index.items import Candidates, ItemIndex
 from index.ivf import IvfSearch
+from index.lists import InvertedLists
 from index.matrix import VectorMatrix
+from index.native.lists import NativeLists
 from index.probing import KS, SHARES, ProbeTable
 from index.slots import SlotTable
 
@@ -108,6 +111,7 @@ class TowerbridgeIvf(TowerbridgeExact):
     """Inverted lists that choose how many of them to look into by themselves: `index.ivf`."""
 
     name = "towerbridge-ivf"
+    lists: type[InvertedLists] = NativeLists
 
     def build(self, vectors: NDArray[np.float32]) -> None:
         """See `Engine.build`. Builds the lists over the live items, and calibrates them on the calibration queries."""
@@ -120,12 +124,13 @@ class TowerbridgeIvf(TowerbridgeExact):
             torch.from_numpy(setting.calibration),
             target=setting.recall,
             seed=setting.seed,
+            kind=self.lists,
         )
         self.set_effort(None)
 
     def _index(self, slots: SlotTable, matrix: VectorMatrix) -> ItemIndex:
         oracle = ExactSearch(slots, matrix)
-        self._search = IvfSearch(slots, matrix, oracle=oracle)
+        self._search = IvfSearch(slots, matrix, oracle=oracle, lists=self.lists)
         return ItemIndex(slots, matrix, self._search, oracle=oracle)
 
     @property
@@ -152,3 +157,10 @@ class TowerbridgeIvf(TowerbridgeExact):
             table = ProbeTable(table.target, np.full((len(SHARES), len(KS)), int(effort), dtype=np.int32))
         self.index.finish()
         self._search.use(self._built.lists, table, gather_rows=self._built.gather_rows)
+
+
+class TowerbridgeFaissIvf(TowerbridgeIvf):
+    """The same over FAISS's lists, as where there is no compiler."""
+
+    name = "towerbridge-faiss-ivf"
+    lists = FaissLists

@@ -20,7 +20,7 @@ from bench.index.report import plot, table
 _NOTES = {
     "recall": "an item as good as the last of the true k counts as found, so duplicates tie",
     "effort": "peers: the first ef of a ladder of 12 % steps that reaches the recall on the measured queries themselves; "
-    "towerbridge-ivf: chosen by itself on other queries",
+    "towerbridge-ivf and -faiss-ivf: chosen by themselves on other queries",
     "memory_mb": "growth of the process's resident memory while the index is built, 10^6 bytes; ours hold string ids too",
     "latency": "a call from Python that ends with the items' ids as strings, for every engine; engines in turn block by block; "
     "median over repeats of each repeat's p50 and p99",

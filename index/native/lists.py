@@ -1,4 +1,4 @@
-"""Inverted lists as bytes, scanned by native code: half as long as FAISS's float16 lists, in a third of the memory."""
+"""Inverted lists as bytes, scanned by native code: in less than half of the time and of the memory of FAISS's float16 lists."""
 
 import ctypes
 import weakref

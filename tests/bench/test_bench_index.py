@@ -19,6 +19,7 @@ from bench.index.truth import complete, find_truth, recall
 
 ROOT = Path(__file__).parents[2]
 NUMBER = (int, float)
+OURS = ["towerbridge-exact", "towerbridge-ivf", "towerbridge-faiss-ivf"]
 
 
 def unit_rows(count: int, dim: int, seed: int) -> np.ndarray:
@@ -43,7 +44,7 @@ def test_a_tiny_run_measures_everything_that_the_results_promise(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     results = json.loads(out.read_text(encoding="utf-8"))
     assert {"cpu", "cores", "python"} <= results["hardware"].keys()
-    assert [engine["engine"] for engine in results["engines"]] == ["towerbridge-exact", "towerbridge-ivf", *peers]
+    assert [engine["engine"] for engine in results["engines"]] == [*OURS, *peers]
     for engine in results["engines"]:
         check_engine(engine)
     exact = results["engines"][0]
@@ -85,7 +86,7 @@ def check_engine(engine: dict) -> None:
 
 def check_streaming(streaming: list[dict], peers: list[str]) -> None:
     changing = [name for name in peers if PEERS[name].changes]
-    assert [row["engine"] for row in streaming] == ["towerbridge-exact", "towerbridge-ivf", *changing]
+    assert [row["engine"] for row in streaming] == [*OURS, *changing]
     for row in streaming:
         assert row["checkpoints"][-1]["operations"] == 2 * 1000 + 250
         assert all(point["live"] == 1000 and point["stale"] == 0 for point in row["checkpoints"])

@@ -88,7 +88,7 @@ class HeldRelease(_message.Message):
     memory_bytes: _builtins.int
     """Memory of its vectors and index, in bytes, as far as it is known."""
     index_kind: _builtins.str
-    """How items are searched: "exact", "faiss-ivf" or "faiss-gpu"; empty until it is known."""
+    """How items are searched: "exact", "ivf", "faiss-ivf" or "faiss-gpu"; empty until it is known."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When the bundle was written."""
@@ -386,7 +386,7 @@ class GetReleaseResponse(_message.Message):
     searchable_item_count: _builtins.int
     """Items that have a vector and are available."""
     index_kind: _builtins.str
-    """How items are searched: "exact", "faiss-ivf" (approximate, on a CPU) or "faiss-gpu"."""
+    """How items are searched: "exact", "ivf" or "faiss-ivf" (both approximate, on a CPU), or "faiss-gpu"."""
     device: _builtins.str
     """Where vectors are computed and searched: "cpu" or "cuda:0"."""
     @_builtins.property
