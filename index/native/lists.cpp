@@ -26,6 +26,7 @@ constexpr int64_t kTogether = 16;     // rows of which most are ruled out by one
 constexpr int64_t kAhead = 4;         // lists between the one that is read and the one that is fetched
 constexpr int64_t kSideBySide = 32;   // centroids that are compared at once
 constexpr int64_t kBuckets = 1024;
+constexpr int64_t kEverything = -1;
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 constexpr float kErrors = 3.0f;  // standard errors of rounding that a score may be off, for the row and for the query each
 
@@ -258,7 +259,8 @@ __attribute__((always_inline)) inline void Fetch(const List& list, int64_t strid
   Fetch(list.slots(stride), list.size() * 4);
 }
 
-// What may be among the best k rows of these lists. bits: what may be returned, by slot, little-endian; null: everything.
+// What may be among the best k rows of these lists. bits: what may be returned, by slot, little-endian; slots behind its
+// bytes may not. bit_bytes: kEverything if there are no bits.
 std::vector<Candidate> Scan(const Lists& index, const float* query, int64_t k, const int64_t* which, int64_t count,
                             const uint8_t* bits, int64_t bit_bytes) {
   const int64_t stride = index.stride;
@@ -300,7 +302,7 @@ std::vector<Candidate> Scan(const Lists& index, const float* query, int64_t k, c
         for (int64_t r = first; r < first + kTogether; ++r) {
           if (!(most[r] > best.threshold())) continue;
           const int64_t slot = slots[r];
-          if (bits != nullptr && (slot >> 3 >= bit_bytes || !(bits[slot >> 3] >> (slot & 7) & 1))) continue;
+          if (bit_bytes >= 0 && (slot >> 3 >= bit_bytes || !(bits[slot >> 3] >> (slot & 7) & 1))) continue;
           best.Add({scores[r], most[r], slots[r]});
         }
       }
@@ -341,6 +343,11 @@ void Rank(const Rows& rows, const float* query, int64_t dim, int64_t k, std::vec
   }
   std::fill(slots + count, slots + k, -1);
   std::fill(scores + count, scores + k, kNothing);
+}
+
+// Whether a query's scores are numbers that can be compared, on which sorting relies. To a query whose are not, nothing is near.
+bool IsComparable(const Lists& index, const float* query) {
+  return Dot(query, query, index.dim) < std::numeric_limits<float>::max();
 }
 
 void Nearest(const Lists& index, const float* query, int64_t probes, std::vector<int64_t>& which) {
@@ -428,9 +435,12 @@ int lists_search(const Lists* index, const Rows* rows, int64_t count, const floa
   for (int64_t i = 0; i < count; ++i) {
     try {
       const float* query = queries + i * index->dim;
-      std::vector<int64_t> which;
-      Nearest(*index, query, probes, which);
-      auto found = Scan(*index, query, k, which.data(), probes, nullptr, 0);
+      std::vector<Candidate> found;
+      if (IsComparable(*index, query)) {
+        std::vector<int64_t> which;
+        Nearest(*index, query, probes, which);
+        found = Scan(*index, query, k, which.data(), probes, nullptr, kEverything);
+      }
       Rank(*rows, query, index->dim, k, found, slots + i * k, scores + i * k);
     } catch (const std::bad_alloc&) {
 #pragma omp atomic write
@@ -444,7 +454,8 @@ int lists_search(const Lists* index, const Rows* rows, int64_t count, const floa
 int lists_search_in(const Lists* index, const Rows* rows, const float* query, int64_t k, const int64_t* which, int64_t count,
                     const uint8_t* bits, int64_t bit_bytes, int64_t* slots, float* scores) {
   try {
-    auto found = Scan(*index, query, k, which, count, bits, bit_bytes);
+    std::vector<Candidate> found;
+    if (IsComparable(*index, query)) found = Scan(*index, query, k, which, count, bits, bit_bytes);
     Rank(*rows, query, index->dim, k, found, slots, scores);
   } catch (const std::bad_alloc&) {
     return -1;
@@ -454,10 +465,11 @@ int lists_search_in(const Lists* index, const Rows* rows, const float* query, in
 
 // What may be among the best k of the nearest lists by bytes alone, at most `room`: how many, or -1.
 int64_t lists_near(const Lists* index, const float* query, int64_t k, int64_t probes, int64_t room, int64_t* slots) {
+  if (!IsComparable(*index, query)) return 0;
   try {
     std::vector<int64_t> which;
     Nearest(*index, query, probes, which);
-    auto found = Scan(*index, query, k, which.data(), probes, nullptr, 0);
+    auto found = Scan(*index, query, k, which.data(), probes, nullptr, kEverything);
     const int64_t count = std::min<int64_t>(room, found.size());
     std::partial_sort(found.begin(), found.begin() + count, found.end(),
                       [](const Candidate& a, const Candidate& b) { return a.score > b.score; });

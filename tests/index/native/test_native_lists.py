@@ -109,6 +109,23 @@ def test_a_query_of_zeros_is_answered():
     assert len(set(slots[0].tolist())) == 10 and (scores == 0).all()
 
 
+def test_an_empty_bitmap_lets_nothing_through():
+    lists, matrix = filled(unit_rows(50, 2, 8), 4)
+    slots, _ = lists.search_in(unit_rows(1, 4, 8)[0], 10, np.arange(4), np.zeros(0, dtype=np.uint8), matrix)
+    assert (slots == -1).all()
+
+
+@pytest.mark.parametrize("component", [np.nan, np.inf, -np.inf, 3e38])
+def test_nothing_is_nearest_to_what_cannot_be_compared(component: float):
+    lists, matrix = filled(unit_rows(3_000, 2, 8), 40)
+    query = unit_rows(1, 4, 8)
+    query[0, 3] = component
+    assert (lists.search(query, 10, 4, matrix).slots == -1).all()
+    slots, _ = lists.search_in(query[0], 10, np.arange(40), np.full(400, 255, dtype=np.uint8), matrix)
+    assert (slots == -1).all()
+    assert not len(lists.near(query[0], 10, 4))
+
+
 def test_bytes_take_less_than_half_of_the_memory_of_faiss_lists():
     rows = unit_rows(20_000, 3, 64)
     native, _ = filled(rows, 32)
