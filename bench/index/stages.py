@@ -18,8 +18,8 @@ def time_stages(engine: TowerbridgeExact, data: Data, timing: Timing) -> dict[st
     """Ratios at batch 16, all in turn: tile-max top-k against torch.topk on the same scores; a search against its matmul alone.
 
     Top-k is timed twice: on scores in memory, and as a search does it, block by block on scores that are still in the cache
-    (`blocks_with_topk` less `blocks`: the same matmuls with and without; None where noise hides it). The matmul alone is timed as anyone writes it, with a
-    result of its own, and into memory that is there already.
+    (`blocks_with_topk` less `blocks`: the same matmuls with and without; None where noise hides it). The matmul alone is timed
+    as anyone writes it, with a result of its own, and into memory that is there already.
     """
     k = engine.setting.k
     queries = engine.prepare(np.resize(data.queries, (BATCH, data.queries.shape[1])))  # (16, D) float32
