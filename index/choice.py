@@ -78,7 +78,7 @@ def choose(kind: str, *, items: int, device: str, faiss: FaissBuild, why_not_nat
         raise ChoiceError(f"ivf is native code, and {why_not}, or use faiss-ivf")
     if kind == "faiss-gpu":
         if not on_gpu:
-            raise ChoiceError("faiss-gpu searches on a GPU and the device is cpu; use --device cuda, or faiss-ivf")
+            raise ChoiceError("faiss-gpu searches on a GPU and the device is cpu; use --device cuda, or ivf")
         _need(faiss.on_gpu, "faiss-gpu needs FAISS's GPU build", "gpu")
     return Choice(kind, "as configured")
 

@@ -19,7 +19,8 @@ _OVER_FETCH = 256  # hits fetched beyond k to make up for excluded ones; more ar
 _LISTED_SHARE = 0.2
 """A mask that lets less than this share through is gathered list by list; of more, a bit is tested for every row instead.
 
-A row that passes costs 30 ns when it is gathered and 10 ns in its list; every other row costs a test of about 5 ns.
+Measured with FAISS's lists: a row that passes costs 30 ns when it is gathered and 10 ns in its list; every other row costs a
+test of about 5 ns.
 """
 _COUNT_DRIFT = 0.05  # a mask's rows by list are counted anew when its size has changed by this share
 _SPARSE = 0.5  # of the share of rows that pass: with less near a query, a filter is not spread like a random one
@@ -196,7 +197,7 @@ class ListSearch:
         return int(grid[place]), bool(usual)
 
     def _bits(self, mask: SlotMask, exclude: NDArray[np.int64] | None) -> NDArray[np.uint8]:
-        """What one query may return, packed for FAISS: by slot, little-endian, up to the last slot in the lists."""
+        """What one query may return, as `search_in` wants it: by slot, little-endian, up to the last slot in the lists."""
         size = -(-len(self.lists.list_of) // 8)
         bits = mask.bits if len(mask.bits) >= size else np.pad(mask.bits, (0, size - len(mask.bits)))
         if exclude is not None and len(exclude):

@@ -14,7 +14,6 @@
 #include <cstring>
 #include <limits>
 #include <new>
-#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -117,16 +116,15 @@ struct Rows {
   int64_t is_half;
 };
 
-float FromHalf(uint16_t half) {  // finite ones
+float Value(float number) { return number; }
+
+float Value(uint16_t half) {  // a finite float16
   const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
   float value;
   std::memcpy(&value, &magnitude, sizeof value);
   value *= 0x1p112f;
   return half & 0x8000 ? -value : value;
 }
-
-float Value(float number) { return number; }
-float Value(uint16_t half) { return FromHalf(half); }
 
 // In 16 sums side by side, added up in pairs, which is how a processor can do it fast.
 template <typename Number>

@@ -103,12 +103,7 @@ class LiveIndex:
         matrix = VectorMatrix(dim, device=device, dtype=dtype, padded=needs.padded)
         oracle = ExactSearch(slots, matrix)
         self._gpu: GpuResources | None = None
-        engine: Search = oracle
-        if self.choice.kind == "faiss-gpu":
-            self._gpu = GpuResources(torch.device(device), temporary_bytes=faiss_temporary_bytes(needs), cupy=False)
-            engine = FaissFlatSearch(slots, matrix, oracle=oracle, knn=KnnOnGpu(self._gpu))
-        elif self.choice.kind in _LISTS:
-            engine = IvfSearch(slots, matrix, oracle=oracle, lists=_LISTS[self.choice.kind])
+        engine = self._engine(slots, matrix, oracle, needs)
         self.items = ItemIndex(slots, matrix, engine, oracle=oracle)
         self._saver = SnapshotSaver(self.items, folder, release_id=release_id, wake=wake) if folder is not None else None
         self.rebuild: Rebuild | None = None
@@ -199,6 +194,15 @@ class LiveIndex:
             self.rebuild.close()
         if self._saver is not None:
             self._saver.close()
+
+    def _engine(self, slots: SlotTable, matrix: VectorMatrix, oracle: ExactSearch, needs: Needs) -> Search:
+        """The chosen one, over the same slots and matrix as the oracle."""
+        if self.choice.kind == "faiss-gpu":
+            self._gpu = GpuResources(matrix.device, temporary_bytes=faiss_temporary_bytes(needs), cupy=False)
+            return FaissFlatSearch(slots, matrix, oracle=oracle, knn=KnnOnGpu(self._gpu))
+        if self.choice.kind in _LISTS:
+            return IvfSearch(slots, matrix, oracle=oracle, lists=_LISTS[self.choice.kind])
+        return oracle
 
     def _queries(self) -> torch.Tensor | None:
         """What has been asked of late; else users' vectors; else None, and the items stand in."""

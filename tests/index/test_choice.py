@@ -69,7 +69,7 @@ def test_what_is_configured_is_used_at_any_size(kind: str, device: str, faiss: F
 @pytest.mark.parametrize(
     ("kind", "device", "faiss", "says"),
     [
-        ("faiss-gpu", "cpu", GPU, "faiss-gpu searches on a GPU and the device is cpu; use --device cuda, or faiss-ivf"),
+        ("faiss-gpu", "cpu", GPU, "faiss-gpu searches on a GPU and the device is cpu; use --device cuda, or ivf"),
         ("faiss-gpu", "cuda", CPU, "faiss-gpu needs FAISS's GPU build, which is not installed; pip install -e '.[gpu]'"),
         ("faiss-gpu", "cuda", NONE, "pip install -e '.[gpu]', in an environment of its own"),
         ("ivf", "cpu", NONE, "ivf needs FAISS, which is not installed; pip install -e '.[cpu]'"),

@@ -24,7 +24,7 @@ def live_index(folder: Path | None = None, **settings: object) -> LiveIndex:
     live = LiveIndex(
         slots,
         DIM,
-        Index(kind="ivf", **settings),  # type: ignore[arg-type]
+        Index.model_validate({"kind": "ivf", **settings}),
         items=ITEMS,
         device="cpu",
         max_batch=64,
