@@ -70,7 +70,10 @@ class VectorMatrix:
         self.has_vector[slots] = False
 
     def holds(self, slots: NDArray[np.int64] | slice) -> NDArray[np.bool_]:
-        """Which of the slots, or of a slice of n with a start and a stop, have a vector: (n,) bool."""
+        """Which of the slots, or of a slice of n with a start and a stop, have a vector: (n,) bool.
+
+        Of a slot below 0 the answer means nothing.
+        """
         if isinstance(slots, slice):
             inside_slice: NDArray[np.bool_] = self.has_vector[slots]
             return np.pad(inside_slice, (0, slots.stop - slots.start - len(inside_slice)))
@@ -80,7 +83,7 @@ class VectorMatrix:
         except IndexError:  # slots that have no row yet are the exception, and looking for them costs more than the rest
             pass
         held = np.zeros(len(slots), dtype=bool)
-        inside = slots < self.capacity
+        inside = (slots >= 0) & (slots < self.capacity)
         held[inside] = self.has_vector[slots[inside]]
         return held
 

@@ -25,6 +25,15 @@ class _Rows(ctypes.Structure):
     )
 
 
+class _Found:
+    """Where native code writes what it finds: always at the same addresses, since to ask for them is slow."""
+
+    def __init__(self, count: int) -> None:
+        self.slots: NDArray[np.int64] = np.empty(count, dtype=np.int64)
+        self.scores: NDArray[np.float32] = np.empty(count, dtype=np.float32)
+        self.addresses = (self.slots.ctypes.data, self.scores.ctypes.data)
+
+
 class NativeLists(InvertedLists):
     """A byte for each component, a scale for each row. What bytes cannot tell apart is told by the matrix's own rows: whatever
     may be among the best k, by three standard errors of rounding for row and query each, is scored again.
@@ -46,6 +55,7 @@ class NativeLists(InvertedLists):
         self._matrix: VectorMatrix | None = None
         self._addresses: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # of the matrix's chunks
         self._rows = _Rows()
+        self._found = _Found(0)
 
     @property
     def memory_bytes(self) -> int:
@@ -61,13 +71,16 @@ class NativeLists(InvertedLists):
 
     def search(self, queries: NDArray[np.float32], k: int, probes: int, matrix: VectorMatrix) -> Hits:
         """See `InvertedLists.search`."""
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
         count = len(queries)
-        found = Hits(np.empty((count, k), dtype=np.int64), np.empty((count, k), dtype=np.float32))
+        asked = np.asarray(queries, dtype=np.float32).tobytes()  # bytes need no address to be asked for, which is slow
         threads = 1 if count == 1 else faiss.omp_get_max_threads()
-        rows, addresses = self._rows_of(matrix), (found.slots.ctypes.data, found.scores.ctypes.data)
-        _check(self._library.lists_search(self._lists, rows, count, queries.ctypes.data, k, probes, threads, *addresses))
-        return found
+        if count * k > len(self._found.slots):
+            self._found = _Found(count * k)
+        found = self._found
+        rows = self._rows_of(matrix)
+        _check(self._library.lists_search(self._lists, rows, count, asked, k, probes, threads, *found.addresses))
+        shape, size = (count, k), count * k
+        return Hits(found.slots[:size].reshape(shape).copy(), found.scores[:size].reshape(shape).copy())
 
     def search_in(
         self, query: NDArray[np.float32], k: int, lists: NDArray[np.int64], bits: NDArray[np.uint8], matrix: VectorMatrix

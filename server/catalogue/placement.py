@@ -30,6 +30,11 @@ class Placement:
 
     def slots_of(self, ordinals: NDArray[np.integer]) -> NDArray[np.int64]:
         """Slots by ordinal, -1 where there is none: (n,) -> (n,) int64."""
+        try:
+            known: NDArray[np.int64] = self._slot_of.take(ordinals) - 1
+            return known
+        except IndexError:  # ordinals that have no place yet are the exception, and looking for them costs more than the rest
+            pass
         found = np.full(len(ordinals), -1, dtype=np.int64)
         inside = ordinals < len(self._slot_of)
         found[inside] = self._slot_of[ordinals[inside]] - 1

@@ -1,7 +1,7 @@
 """One batch: fresh user vectors, then one search."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,14 +61,24 @@ class BatchComputer:
         asked = [self._ask(query, release, started) for query in queries if self._can_filter(query, release)]
         encode_seconds = self._find_vectors(asked, release)
         found = time.monotonic()
-        self._search([one for one in asked if one.vector is not None and one.query.score is None], release)
-        self._score([one for one in asked if one.vector is not None and one.query.score is not None], release)
-        self._fall_back([one for one in asked if one.answer.fallback is not None], release)
+        approximate: list[_Asked] = []
+        exact: list[_Asked] = []
+        for one in asked:  # one loop for all: most batches are of one query
+            if one.vector is None:
+                self._fall_back(one, release)
+            elif one.query.score is not None:
+                one.answer.scores = release.score(one.vector, one.query.score)
+            else:
+                (exact if one.query.exact else approximate).append(one)
+        if approximate:
+            self._search(approximate, release, exact=False)
+        if exact:
+            self._search(exact, release, exact=True)
         searched = time.monotonic()
         self._observe(queries, started, encode_seconds, searched - found)
+        encode_us, search_us = int(encode_seconds * 1e6), int((searched - found) * 1e6)
         for one in asked:
-            one.answer.encode_us = int(encode_seconds * 1e6)
-            one.answer.search_us = int((searched - found) * 1e6)
+            one.answer.encode_us, one.answer.search_us = encode_us, search_us
             if not one.query.future.done():
                 one.query.future.set_result(one.answer)
 
@@ -77,6 +87,8 @@ class BatchComputer:
 
         The histories are read one turn before they are encoded: calls that place the items which they name run in between.
         """
+        if not (self._due or self._refresher.has_any):
+            return False
         release = self._release()
         release.user_vectors.drop(self._refresher.take_outdated())
         count = _REFRESH_OF_MANY if self._refresher.waiting > 2 * _REFRESH_OF_MANY else _REFRESH_AT_ONCE
@@ -216,34 +228,21 @@ class BatchComputer:
         pairs = zip(vectors, histories, strict=True)
         return [UserVector(one, made.version, made.counted, made.generation, now_us) for one, made in pairs]
 
-    def _search(self, asked: list[_Asked], release: Release) -> None:
-        for exact in (False, True):
-            self._search_by([one for one in asked if one.query.exact is exact], release, exact=exact)
-
-    def _search_by(self, asked: list[_Asked], release: Release, *, exact: bool) -> None:
-        if not asked:
-            return
-        exclude = _excluded(asked, release)
-        queries = _stack([one.vector for one in asked if one.vector is not None]).to(release.device)
+    def _search(self, asked: list[_Asked], release: Release, *, exact: bool) -> None:
         filters = [one.query.filter for one in asked]
         limits = [one.query.limit for one in asked]
-        found = release.index.search(queries, limits, exclude, filters if any(filters) else None, exact=exact)
+        queries = _stack([one.vector for one in asked if one.vector is not None]).to(release.device)
+        found = release.index.search(queries, limits, _excluded(asked, release), filters if any(filters) else None, exact=exact)
         for one, candidates in zip(asked, found, strict=True):
             one.answer.candidates = candidates
             one.answer.ordinals = release.placement.ordinals_of(candidates.slots)
 
-    def _fall_back(self, asked: Sequence[_Asked], release: Release) -> None:
-        for one in asked:
-            query = one.query
-            if query.filter is not None and query.score is None:
-                exclude = np.concatenate([query.exclude, one.answer.seen])
-                ranking = release.popularity.ranking
-                one.answer.popular = release.first_permitted(query.filter, ranking, query.limit, exclude)
-
-    def _score(self, asked: Sequence[_Asked], release: Release) -> None:
-        for one in asked:
-            if one.query.score is not None and one.vector is not None:
-                one.answer.scores = release.score(one.vector, one.query.score)
+    def _fall_back(self, one: _Asked, release: Release) -> None:
+        query = one.query
+        if one.answer.fallback is not None and query.filter is not None and query.score is None:
+            exclude = np.concatenate([query.exclude, one.answer.seen])
+            ranking = release.popularity.ranking
+            one.answer.popular = release.first_permitted(query.filter, ranking, query.limit, exclude)
 
 
 def other_release(live: str, given: str | None) -> str:
@@ -254,7 +253,10 @@ def other_release(live: str, given: str | None) -> str:
 
 def _excluded(asked: list[_Asked], release: Release) -> list[NDArray[np.int64]] | None:
     """For each, the slots that must not be returned, of those that are known: (n,) int64. None if there are none at all."""
-    if not any(len(one.query.exclude) or len(one.answer.seen) for one in asked):
+    for one in asked:
+        if len(one.query.exclude) or len(one.answer.seen):
+            break
+    else:
         return None
     return [release.slots_of(np.concatenate([one.query.exclude, one.answer.seen])) for one in asked]
 

@@ -1,6 +1,7 @@
 """The engine's thread."""
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -14,8 +15,10 @@ from server.engine.batch_time import BatchTime
 from server.engine.exhaustion import Exhaustion
 from server.engine.query import Answer, Query
 from server.errors import DeadlineExceeded, Unavailable
+from server.waiting import InPlace
 
 _log = logging.getLogger(__name__)
+_QUICK_SECONDS = 0.0005  # of a query: to hand it over, and its answer back, would take as long
 _SHARE = 0.1  # of the thread's time, for background work while others wait
 _LULL_SECONDS = 0.2  # without a poke for so long, what is flooded is so no more
 _STARVED_SECONDS = 0.05  # the longest that background work waits for others, whatever its share
@@ -94,12 +97,13 @@ class Engine:
         self._exact: deque[Query] = deque()
         self._calls: deque[_Call] = deque()
         self._stepped: deque[_Stepped] = deque()
-        self._poked = False
+        self._work_due = math.inf  # time.monotonic seconds: from when on there is background work
         self._poked_at = 0.0  # time.monotonic seconds
         self._pokes = 0
         self._asked_since = 0  # pokes before the round of background work that is under way
         self._background_due = 0.0  # time.monotonic seconds: when it runs although others wait
         self._flood_due = 0.0  # the same, while it is flooded
+        self._resting = False  # whether nobody computes, so that the next one may
         self._stopping = False
         self._dead = False
         self._memory = Exhaustion()
@@ -113,9 +117,29 @@ class Engine:
         """Queues a query."""
         with self._wake:
             self._refuse_if_over()
-            (self._exact if query.exact else self._queries).append(query)
-            self._wake.notify()
-        return query.future
+            return self._queue(query)
+
+    def ask_here(self, query: Query) -> Future[Answer] | InPlace[Answer]:
+        """`ask`, but computed on this thread, before it returns, if the engine rests and a query takes no time worth sharing.
+
+        For a thread that cannot wait: it is not held up by others' queries, and for a moment only by its own.
+        """
+        with self._wake:
+            self._refuse_if_over()
+            if not self._resting or self._has_work() or self._batch_time.at_least(1) > _QUICK_SECONDS:
+                return self._queue(query)
+            self._resting = False
+        answered: InPlace[Answer] = InPlace()
+        query.future = answered
+        try:
+            self._run_queries([query])
+        except BaseException:
+            self._die([query])
+        with self._wake:
+            self._resting = True
+            if self._has_work() or self._work_due < math.inf:
+                self._wake.notify()
+        return answered
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Runs a function on the engine's thread, before any query that is submitted later."""
@@ -136,13 +160,14 @@ class Engine:
             self._wake.notify()
         return call.future
 
-    def poke(self) -> None:
-        """There is background work."""
+    def poke(self, *, after: float = 0.0) -> None:
+        """There is background work, which may wait for so many seconds."""
         with self._wake:
             self._pokes += 1
             self._poked_at = time.monotonic()
-            if not self._poked:  # else the thread knows, and sleeps only if it is flooded
-                self._poked = True
+            due = self._poked_at + after
+            if due < self._work_due:  # else the thread wakes early enough
+                self._work_due = due
                 self._wake.notify()
 
     def close(self) -> None:
@@ -152,6 +177,17 @@ class Engine:
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join()
+
+    def _queue(self, query: Query) -> Future[Answer]:
+        future: Future[Answer] = Future()
+        query.future = future
+        (self._exact if query.exact else self._queries).append(query)
+        self._wake.notify()
+        return future
+
+    def _has_work(self) -> bool:
+        """Whether anything but background work waits."""
+        return bool(self._calls or self._queries or self._exact or self._stepped or self._stopping)
 
     def _refuse_if_over(self) -> None:
         if self._dead or self._stopping:
@@ -174,31 +210,34 @@ class Engine:
                 if turn.background:
                     self._run_background()
         except BaseException:
-            _log.critical("the engine died; the server must be restarted", exc_info=True)
             self._die([*turn.calls, *turn.queries, *turn.exact])
 
     def _next(self) -> _Turn:
         """What is to be done next; nothing at all means stop."""
         with self._wake:
-            while not (self._calls or self._queries or self._exact or self._stepped or self._stopping):
-                if self._poked and (pause := self._pause_seconds()) <= 0.0:
+            self._resting = True
+            while not (self._resting and self._has_work()):
+                if not self._resting or self._work_due == math.inf:
+                    self._wake.wait()
+                elif (pause := self._pause_seconds()) > 0.0:
+                    self._wake.wait(pause)
+                else:
                     break
-                self._wake.wait(pause if self._poked else None)
+            self._resting = False
             calls = list(self._calls)
             self._calls.clear()
             queries = [self._queries.popleft() for _ in range(min(len(self._queries), self._max_batch))]
             turn = _Turn(calls, queries, [self._exact.popleft()] if self._exact else [], background=False)
-            if self._poked and not self._stopping:
+            if self._work_due < math.inf and not self._stopping:
                 others = turn.waited or self._stepped
-                turn.background = not others or time.monotonic() >= self._background_due
+                turn.background = not others or time.monotonic() >= max(self._work_due, self._background_due)
             return turn
 
     def _pause_seconds(self) -> float:
         """How long background work must wait although nothing else does."""
         now = time.monotonic()
-        if now - self._poked_at > _LULL_SECONDS or not self._flooded():
-            return 0.0
-        return self._flood_due - now
+        is_flooded = now - self._poked_at <= _LULL_SECONDS and self._flooded()
+        return (max(self._work_due, self._flood_due) if is_flooded else self._work_due) - now
 
     def _run_queries(self, queries: list[Query]) -> None:
         started = time.monotonic()
@@ -222,26 +261,28 @@ class Engine:
             self._batch_time.took(time.monotonic() - started, len(wanted))
 
     def _run_background(self) -> None:
-        with self._wake:
-            self._poked = False  # first, so that a poke during the work is not lost
-            pokes = self._pokes
-        started = time.monotonic()
-        try:
-            more = self._background()
-        except Exception as error:
-            _log.error("background work failed", exc_info=True)
-            self._memory.refusal(error)
-            more = False
-        ended = time.monotonic()
+        """Until something else waits, or nothing is left."""
+        self._work_due = math.inf  # first, so that a poke during the work is not lost
+        pokes, more = self._pokes, True
+        while more:
+            started = time.monotonic()
+            try:
+                more = self._background()
+            except Exception as error:
+                _log.error("background work failed", exc_info=True)
+                self._memory.refusal(error)
+                more = False
+            ended = time.monotonic()
+            # Jobs that take turns find out one by one that they have nothing to do: some may have said so before the last poke.
+            if not more and pokes > self._asked_since:
+                self._asked_since, more = pokes, True
+            if self._has_work() or self._flooded():
+                break
         pause = (ended - started) * (1 / _SHARE - 1)
         self._background_due = ended + min(pause, _STARVED_SECONDS)
         self._flood_due = ended + pause
-        # Jobs that take turns find out one by one that they have nothing to do: some may have said so before the last poke.
-        if not more and pokes > self._asked_since:
-            self._asked_since, more = pokes, True
         if more:
-            with self._wake:
-                self._poked = True
+            self._work_due = ended
 
     def _run_call(self, call: _Call) -> None:
         if not call.future.set_running_or_notify_cancel():
@@ -269,8 +310,9 @@ class Engine:
         return True
 
     def _die(self, taken: list[Any]) -> None:
+        _log.critical("the engine died; the server must be restarted", exc_info=True)
         with self._wake:
-            self._dead = True
+            self._dead = self._stopping = True
             queued = (self._stepped, self._calls, self._queries, self._exact)
             waiting = [*taken, *(one for queue in queued for one in queue)]
             for queue in queued:

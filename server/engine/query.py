@@ -12,10 +12,12 @@ from index.filters.filter import Filter
 from index.items import Candidates
 from server.catalogue.popularity import Popularity
 from server.users.histories import History
+from server.waiting import InPlace
 
 NOTHING: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 """No ordinals at all."""
 NOTHING.flags.writeable = False
+_EXCLUDED_FEW = 256
 
 
 class ForPerson(NamedTuple):
@@ -101,4 +103,9 @@ class Query:
     score: NDArray[np.int64] | None = None  # ordinals to score
     filter: Filter | None = None
     exact: bool = False  # compare with every item that may be returned, whatever the index is
-    future: Future[Answer] = field(default_factory=Future)
+    future: Future[Answer] | InPlace[Answer] = field(default_factory=InPlace)  # given by the engine
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether it takes the time of most: not more for a filter, a long exclusion or a comparison with every item."""
+        return self.filter is None and not self.exact and len(self.exclude) <= _EXCLUDED_FEW

@@ -15,6 +15,7 @@ from server.engine.query import Answer
 from server.journal.events import Person
 from server.recommend.preferences import Preferences, are_alike
 from server.users.histories import History
+from server.waiting import InPlace
 
 
 class Given(NamedTuple):
@@ -83,11 +84,15 @@ class Ranked:
     recommendation_id: str
 
 
+Pending = Future[Answer] | InPlace[Answer]
+"""An answer that the engine computes, or has."""
+
+
 class Started(NamedTuple):
     """An ask on its way through the engine."""
 
-    answer: Future[Answer]
-    favoured: Future[Answer] | None  # of what the person's preferences favour
+    answer: Pending
+    favoured: Pending | None  # of what the person's preferences favour
 
 
 def merged(ask: Ask, plain: Ranked, favoured: Ranked, catalogue: Catalogue) -> Ranked:

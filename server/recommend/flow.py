@@ -3,7 +3,6 @@
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +10,21 @@ from numpy.typing import NDArray
 from index.filters.filter import Filter
 from server.catalogue.catalogue import Catalogue
 from server.engine.engine import Engine, Steps
-from server.engine.query import NOTHING, Answer, Fallback, ForHistory, ForItem, ForNobody, ForPerson, ForVector, Query, Subject
+from server.engine.query import (
+    NOTHING,
+    Answer,
+    Fallback,
+    ForHistory,
+    ForItem,
+    ForNobody,
+    ForPerson,
+    ForVector,
+    Query,
+    Subject,
+)
 from server.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from server.journal.events import Person
-from server.recommend.ask import Ask, Degraded, Given, Ranked, Skip, Started, Who, merged
+from server.recommend.ask import Ask, Degraded, Given, Pending, Ranked, Skip, Started, Who, merged
 from server.recommend.preferences import Preferences
 from server.releases.release import Release
 from server.telemetry import current
@@ -22,7 +32,7 @@ from server.telemetry.stages import StageFigures
 from server.users.directory import Purpose
 from server.users.histories import History
 from server.users.people import People
-from server.waiting import result_of
+from server.waiting import InPlace, result_of
 
 _LATE = "no answer within the deadline"
 _SWAPS_MAX = 3  # changes of the live release during one call
@@ -51,7 +61,7 @@ class Recommender:
 
         Raises DeadlineExceeded if the subject's vector cannot be made fresh in time and the ask does not allow a stale one.
         """
-        return await self.finish(ask, self.start(ask, deadline), deadline)
+        return await self.finish(ask, self.start(ask, deadline, here=True), deadline)
 
     async def prepare(self, chosen: Filter | None, deadline: float) -> None:
         """Lets the engine compute a filter's mask in steps, between others' queries, before anything is asked with it.
@@ -62,12 +72,15 @@ class Recommender:
         if chosen is not None and not index.is_ready(chosen):
             await result_of(self._engine.call_in_steps(lambda: _in_steps(index.prepare(chosen))), deadline, late=_LATE)
 
-    def start(self, ask: Ask, deadline: float) -> Started:
-        """Identify and permit: turns the ask into queries for the engine, which refreshes and searches."""
+    def start(self, ask: Ask, deadline: float, *, here: bool = False) -> Started:
+        """Identify and permit: turns the ask into queries for the engine, which refreshes and searches.
+
+        here: the only one that is asked now, so that it may be computed at once: see `Engine.ask_here`.
+        """
         subject = self._identify(ask.who)
         exclude = self._catalogue.ordinals(ask.exclude_item_ids) if ask.exclude_item_ids else NOTHING
 
-        def submit(filter_: Filter | None) -> Future[Answer]:
+        def submit(filter_: Filter | None) -> Pending:
             return self._submit(
                 subject,
                 deadline,
@@ -77,6 +90,7 @@ class Recommender:
                 allow_stale=ask.allow_stale,
                 filter=filter_,
                 exact=ask.exact,
+                here=here,
             )
 
         return Started(submit(ask.filter), submit(ask.favoured) if ask.favoured is not None else None)
@@ -195,7 +209,7 @@ class Recommender:
         """
         items = [(item_id, self._catalogue.get(item_id)) for item_id in item_ids]
         ordinals = np.array([item.ordinal for _, item in items if item is not None], dtype=np.int64)
-        future = self._submit(self._identify(who), deadline, score=ordinals, allow_stale=allow_stale)
+        future = self._submit(self._identify(who), deadline, score=ordinals, allow_stale=allow_stale, here=True)
         answer = await result_of(future, deadline, late=_LATE)
         if answer.fallback is Fallback.TOO_LATE:
             raise DeadlineExceeded("no vector could be computed in time, and there is no older one; give the call more time")
@@ -239,28 +253,28 @@ class Recommender:
         score: NDArray[np.int64] | None = None,
         filter: Filter | None = None,
         exact: bool = False,
-    ) -> Future[Answer]:
+        here: bool = False,
+    ) -> Pending:
         if isinstance(subject, Fallback) and filter is not None:
             subject = ForNobody(subject)  # what passes the filter is known to the engine alone
         if isinstance(subject, Fallback):
-            nobody: Future[Answer] = Future()
+            nobody: InPlace[Answer] = InPlace()
             release = self._release()
             nobody.set_result(Answer(release.release_id, release.popularity, fallback=subject))
             return nobody
-        return self._engine.ask(
-            Query(
-                subject,
-                deadline,
-                time.monotonic(),
-                limit=limit,
-                exclude=exclude if exclude is not None else NOTHING,
-                exclude_seen=exclude_seen,
-                allow_stale=allow_stale,
-                score=score,
-                filter=filter,
-                exact=exact,
-            )
+        query = Query(
+            subject,
+            deadline,
+            time.monotonic(),
+            limit=limit,
+            exclude=exclude if exclude is not None else NOTHING,
+            exclude_seen=exclude_seen,
+            allow_stale=allow_stale,
+            score=score,
+            filter=filter,
+            exact=exact,
         )
+        return self._engine.ask_here(query) if here and query.is_simple else self._engine.ask(query)
 
     def _identify(self, who: Who) -> Subject | Fallback:
         """The subject for the engine, or why there is none. Without consent nothing that is known of a person is looked at."""

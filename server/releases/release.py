@@ -170,6 +170,12 @@ class Release:
 
         On the host. In NumPy, whose calls cost less than torch's.
         """
+        if len(read) == 1:  # as most are, and then nothing has to be filled up
+            slots, codes, times_us = read[0]
+            ages = (times_us[-1] - times_us) / 1e6 if self._time_features else np.zeros(len(slots))
+            rows = self.index.matrix.read_on_host(slots)  # (L, D) float32
+            alone = rows[None], codes[None], ages.astype(np.float32)[None], np.array([len(slots)])
+            return tuple(torch.from_numpy(one) for one in alone)
         lengths = np.array([len(slots) for slots, _, _ in read], dtype=np.int64)
         shape = (len(read), int(lengths.max()))
         rows = self.index.matrix.read_on_host(np.concatenate([slots for slots, _, _ in read]))  # (sum of lengths, D) float32
@@ -187,9 +193,10 @@ class Release:
         return tuple(torch.from_numpy(one) for one in (vectors, types, ages, lengths))
 
     def _read(self, history: History) -> Read:
-        codes = self._type_codes[history.types]
-        slots = self.placement.slots_of(history.ordinals)
+        codes, slots = self._type_codes.take(history.types), self.placement.slots_of(history.ordinals)
         counts = (codes > 0) & (slots >= 0)
-        counts[counts] = self.index.matrix.holds(slots[counts])
+        counts &= self.index.matrix.holds(slots)  # which says something of a slot of -1 too, that does not matter
+        if len(codes) <= self._history_length and all(counts.tolist()):
+            return slots, codes, history.times_us
         kept = np.flatnonzero(counts)[-self._history_length :]
         return slots[kept], codes[kept], history.times_us[kept]

@@ -47,6 +47,11 @@ class Refresher:
         return len(self._waiting) + len(self._idle)
 
     @property
+    def has_any(self) -> bool:
+        """Whether there is anybody to take, or to forget the vector of."""
+        return bool(self._waiting or self._idle or self._outdated)
+
+    @property
     def changed(self) -> int:
         """Of those who wait, people whose histories changed."""
         return len(self._waiting)
