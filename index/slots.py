@@ -87,8 +87,11 @@ class SlotTable:
 
     def eligible(self, slots: NDArray[np.int64] | slice) -> NDArray[np.bool_]:
         """Which of the slots, or of a slice of n, may be returned as candidates: (n,) bool. What is available is live."""
-        eligible: NDArray[np.bool_] = self.available[slots]
-        return eligible.copy() if isinstance(slots, slice) else eligible
+        if isinstance(slots, slice):
+            inside_slice: NDArray[np.bool_] = self.available[slots]
+            return inside_slice.copy()
+        eligible: NDArray[np.bool_] = self.available.take(slots)
+        return eligible
 
     def _take(self) -> int:
         if self._free:

@@ -130,6 +130,7 @@ class Tenant:
             ),
             flooded=lambda: self._refresher.changed > _MANY_TO_REFRESH,
             max_batch=config.engine.max_batch,
+            callers_compute=config.engine.device == "cpu",  # a GPU's streams and graphs belong to one thread
             on_death=self._not_serving,
             waited=self.limits.reads.waited,
         )

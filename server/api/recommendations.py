@@ -189,17 +189,20 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
     async def _decode(self, request: recommendation_pb2.RecommendRequest, revision: int, deadline: float) -> Ask:
         who = decode_subject(request.subject, self._people, self._catalogue, self._release())
         limit = check_limit(request.limit)
-        excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX)
-        _check_attributes(request.attributes)
+        # What most requests have none of is not looked at further: each function costs, by what it drives out of the cache.
+        excluded = check_ids(request.exclude_item_ids, "exclude_item_ids", EXCLUDED_MAX) if request.exclude_item_ids else ()
+        if request.attributes:
+            _check_attributes(request.attributes)
         require(request.min_revision, epoch=self._journal.epoch, head=revision)
         profile = self._profile(who)
         chosen = await self._filters.decode(request.filter, profile=lambda: profile) if request.HasField("filter") else None
         ask = Ask(who, limit, excluded, request.exclude_seen, request.allow_stale, chosen, request.search.exact)
-        preferences = Preferences.of(profile, self._preference_bonus)
+        preferences = Preferences.of(profile, self._preference_bonus) if profile is not None else None
         if preferences is not None:
             ask = ask.preferring(preferences)
             await self._recommender.prepare(ask.favoured, deadline)
-        await self._recommender.prepare(ask.filter, deadline)
+        if ask.filter is not None:
+            await self._recommender.prepare(ask.filter, deadline)
         return ask
 
     def _profile(self, who: Who) -> Profile | None:
@@ -221,12 +224,12 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         response = recommendation_pb2.RecommendResponse(
             item_ids=ranked.item_ids,
             scores=ranked.scores,
-            attributes=self._attributes(ranked.item_ids, attributes),
+            attributes=self._attributes(ranked.item_ids, attributes) if attributes else (),
             recommendation_id=ranked.recommendation_id,
             release_id=answer.release_id,
             revision=to_token(self._journal.epoch, revision),
             events_behind=answer.events_behind,
-            degraded=[_DEGRADED[reason] for reason in ranked.degraded],
+            degraded=[_DEGRADED[reason] for reason in ranked.degraded] if ranked.degraded else (),
             timings=_timings(answer),
         )
         if answer.computed_us is not None:

@@ -231,7 +231,9 @@ class BatchComputer:
     def _search(self, asked: list[_Asked], release: Release, *, exact: bool) -> None:
         filters = [one.query.filter for one in asked]
         limits = [one.query.limit for one in asked]
-        queries = _stack([one.vector for one in asked if one.vector is not None]).to(release.device)
+        queries = _stack([one.vector for one in asked if one.vector is not None])
+        if release.device.type != "cpu":
+            queries = queries.to(release.device)
         found = release.index.search(queries, limits, _excluded(asked, release), filters if any(filters) else None, exact=exact)
         for one, candidates in zip(asked, found, strict=True):
             one.answer.candidates = candidates

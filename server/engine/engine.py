@@ -56,7 +56,8 @@ class _Turn:
 
 
 class Engine:
-    """Owns the accelerator, the index and the towers: everything that touches them runs on its one thread.
+    """Owns the accelerator, the index and the towers: one thread at a time touches them, its own or, for one quick query, that
+    of a caller (`ask_here`). To hand such a query over, and its answer back, takes as long as to compute it.
 
     Greedy batching: it never waits for more; a batch is what arrived while the one before was computed. Calls (changes of the
     index) run before the queries of their batch, in the order of submission, so a query sees what calls submitted before it did
@@ -78,18 +79,20 @@ class Engine:
         background: Callable[[], bool] = lambda: False,
         flooded: Callable[[], bool] = lambda: False,
         max_batch: int = 64,
+        callers_compute: bool = True,
         on_death: Callable[[], None] = lambda: None,
         waited: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """answer: completes the futures of a batch. background: does a millisecond of work; False if nothing is left.
 
         flooded: whether there is more background work than can be done soon. waited: told, for each batch, how many seconds its
-        first query waited.
+        first query waited. callers_compute: False if only the engine's own thread may, whatever `ask_here` is asked.
         """
         self._answer = answer
         self._background = background
         self._flooded = flooded
         self._max_batch = max_batch
+        self._callers_compute = callers_compute
         self._on_death = on_death
         self._waited = waited
         self._batch_time = BatchTime()
@@ -107,7 +110,8 @@ class Engine:
         self._stopping = False
         self._dead = False
         self._memory = Exhaustion()
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -120,13 +124,10 @@ class Engine:
             return self._queue(query)
 
     def ask_here(self, query: Query) -> Future[Answer] | InPlace[Answer]:
-        """`ask`, but computed on this thread, before it returns, if the engine rests and a query takes no time worth sharing.
-
-        For a thread that cannot wait: it is not held up by others' queries, and for a moment only by its own.
-        """
-        with self._wake:
-            self._refuse_if_over()
-            if not self._resting or self._has_work() or self._batch_time.at_least(1) > _QUICK_SECONDS:
+        """`ask`, but a quick query is computed here and now, if nobody else computes and nothing waits for its turn."""
+        with self._lock:
+            if not self._may_compute(query):
+                self._refuse_if_over()
                 return self._queue(query)
             self._resting = False
         answered: InPlace[Answer] = InPlace()
@@ -135,7 +136,7 @@ class Engine:
             self._run_queries([query])
         except BaseException:
             self._die([query])
-        with self._wake:
+        with self._lock:
             self._resting = True
             if self._has_work() or self._work_due < math.inf:
                 self._wake.notify()
@@ -185,6 +186,11 @@ class Engine:
         self._wake.notify()
         return future
 
+    def _may_compute(self, query: Query) -> bool:
+        """Whether a caller may compute a query itself now."""
+        is_free = self._callers_compute and self._resting and not self._has_work()
+        return is_free and not self._background_may(query.arrived) and self._batch_time.at_least(1) <= _QUICK_SECONDS
+
     def _has_work(self) -> bool:
         """Whether anything but background work waits."""
         return bool(self._calls or self._queries or self._exact or self._stepped or self._stopping)
@@ -230,8 +236,12 @@ class Engine:
             turn = _Turn(calls, queries, [self._exact.popleft()] if self._exact else [], background=False)
             if self._work_due < math.inf and not self._stopping:
                 others = turn.waited or self._stepped
-                turn.background = not others or time.monotonic() >= max(self._work_due, self._background_due)
+                turn.background = not others or self._background_may(time.monotonic())
             return turn
+
+    def _background_may(self, now: float) -> bool:
+        """Whether there is background work, and a share of the thread for it, although others wait."""
+        return now >= max(self._work_due, self._background_due)
 
     def _pause_seconds(self) -> float:
         """How long background work must wait although nothing else does."""

@@ -103,7 +103,7 @@ class Query:
     score: NDArray[np.int64] | None = None  # ordinals to score
     filter: Filter | None = None
     exact: bool = False  # compare with every item that may be returned, whatever the index is
-    future: Future[Answer] | InPlace[Answer] = field(default_factory=InPlace)  # given by the engine
+    future: Future[Answer] | InPlace[Answer] = field(init=False)  # by the engine
 
     @property
     def is_simple(self) -> bool:

@@ -281,11 +281,13 @@ class Recommender:
         if not isinstance(who, Person):
             return ForHistory(who) if isinstance(who, History) else ForVector(*who)
         directory = self._people.directory
-        if not directory.may_person(who, Purpose.PERSONALISATION):
-            return Fallback.NO_CONSENT
         key = directory.find(who)
         if key is None:
+            if not directory.may_person(who, Purpose.PERSONALISATION):
+                return Fallback.NO_CONSENT
             return Fallback.NO_HISTORY if self._release().has_user_tower else Fallback.NO_USER_TOWER
+        if not directory.may(key, Purpose.PERSONALISATION):
+            return Fallback.NO_CONSENT
         root = directory.root(key)
         return ForPerson(root, self._people.history(root))
 

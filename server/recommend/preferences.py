@@ -97,6 +97,8 @@ class Preferences:
 
 def usable_profile(people: People, person: Person) -> Profile | None:
     """The profile for answers to a person who has consented: the root's if the root has too, else their own."""
+    if not people.has_profiles:
+        return None
     directory = people.directory
     key = directory.find(person)
     if key is None:

@@ -12,15 +12,15 @@ _QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class StageFigures:
-    """One tenant's stages; seconds, but for batch_size. Each histogram is written by one thread, named here."""
+    """One tenant's stages; seconds, but for batch_size. Each histogram is written by one thread at a time, named here."""
 
     __slots__ = ("batch_size", "encode", "fsync", "queue", "rules", "search")
 
     def __init__(self) -> None:
-        self.queue = Histogram(_SECONDS)  # of a query, from its arrival to its batch's begin; the engine's thread
-        self.encode = Histogram(_SECONDS)  # of a batch that encoded anybody; the engine's thread
-        self.search = Histogram(_SECONDS)  # of a batch; the engine's thread
-        self.batch_size = Histogram(_QUERIES)  # queries of a batch; the engine's thread
+        self.queue = Histogram(_SECONDS)  # of a query, from its arrival to its batch's begin; whoever computes for the engine
+        self.encode = Histogram(_SECONDS)  # of a batch that encoded anybody; the same
+        self.search = Histogram(_SECONDS)  # of a batch; the same
+        self.batch_size = Histogram(_QUERIES)  # queries of a batch; the same
         self.rules = Histogram(_SECONDS)  # of an answer, from the engine's result to ranked ids; the event loop's thread
         self.fsync = Histogram(_SECONDS)  # of a group, COMMIT alone; the journal's writer
 

@@ -78,6 +78,11 @@ class People:
                 return 0
             return sum(self._reader.count(member, self._published) for member in self.directory.permitted_members(key))
 
+    @property
+    def has_profiles(self) -> bool:
+        """Whether anybody has stated anything."""
+        return bool(self._profiles)
+
     def profile(self, key: int) -> Profile | None:
         """The root's profile, or the key's own if the root has none. For whoever may use it: consent is not looked at."""
         return self._profiles.get(self.directory.root(key)) or self._profiles.get(key)
