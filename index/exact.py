@@ -52,6 +52,7 @@ class ExactSearch:
     """
 
     kind = "exact"
+    gains_from_batches = True  # every row is read once for all of them
 
     def __init__(self, slots: SlotTable, matrix: VectorMatrix) -> None:
         """Raises ValueError if the matrix's chunks are not whole tiles."""

@@ -54,6 +54,11 @@ class IvfSearch:
         """How many lists are looked into; None before there are any."""
         return self._searched.table if self._searched is not None else None
 
+    @property
+    def gains_from_batches(self) -> bool:
+        """See `Search.gains_from_batches`: each query has lists of its own."""
+        return self._searched is None
+
     def use(self, lists: InvertedLists, table: ProbeTable, *, gather_rows: int) -> ListSearch | None:
         """Searches these lists from now on, and returns what was searched before: to let go of it may take long.
 

@@ -34,6 +34,11 @@ class Search(Protocol):
     kind: str
     """The engine's name in configuration, metrics and answers, such as "exact"."""
 
+    @property
+    def gains_from_batches(self) -> bool:
+        """Whether queries that are searched together take much less time than one after the other."""
+        ...
+
     def search(self, queries: torch.Tensor, k: int, exclude: Exclusions | None = None, masks: Masks | None = None) -> Hits:
         """The best `k` eligible slots of each query.
 

@@ -130,7 +130,7 @@ class Tenant:
             ),
             flooded=lambda: self._refresher.changed > _MANY_TO_REFRESH,
             max_batch=config.engine.max_batch,
-            callers_compute=config.engine.device == "cpu",  # a GPU's streams and graphs belong to one thread
+            callers_compute=self._callers_compute,
             on_death=self._not_serving,
             waited=self.limits.reads.waited,
         )
@@ -296,6 +296,10 @@ class Tenant:
 
     def _release(self) -> Release:
         return self.releases.live
+
+    def _callers_compute(self) -> bool:
+        # A GPU's streams and graphs belong to one thread.
+        return self._config.engine.device == "cpu" and not self.releases.live.index.engine.gains_from_batches
 
     def _forget(self, events: Sequence[HeldEvent]) -> None:
         self._people_changes.outdated(self.people.forget(events))

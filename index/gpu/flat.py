@@ -30,6 +30,7 @@ class FaissFlatSearch:
     """
 
     kind = "faiss-gpu"
+    gains_from_batches = True
 
     def __init__(self, slots: SlotTable, matrix: VectorMatrix, *, oracle: ExactSearch, knn: Knn) -> None:
         """Raises ValueError if the matrix has not the columns that `padding` says: the bias is kept in them."""

@@ -18,7 +18,7 @@ from server.errors import DeadlineExceeded, Unavailable
 from server.waiting import InPlace
 
 _log = logging.getLogger(__name__)
-_QUICK_SECONDS = 0.0005  # of a query: to hand it over, and its answer back, would take as long
+_QUICK_SECONDS = 0.001  # of a query: more would hold up whoever else needs the thread that asks
 _SHARE = 0.1  # of the thread's time, for background work while others wait
 _LULL_SECONDS = 0.2  # without a poke for so long, what is flooded is so no more
 _STARVED_SECONDS = 0.05  # the longest that background work waits for others, whatever its share
@@ -79,14 +79,14 @@ class Engine:
         background: Callable[[], bool] = lambda: False,
         flooded: Callable[[], bool] = lambda: False,
         max_batch: int = 64,
-        callers_compute: bool = True,
+        callers_compute: Callable[[], bool] = lambda: True,
         on_death: Callable[[], None] = lambda: None,
         waited: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """answer: completes the futures of a batch. background: does a millisecond of work; False if nothing is left.
 
         flooded: whether there is more background work than can be done soon. waited: told, for each batch, how many seconds its
-        first query waited. callers_compute: False if only the engine's own thread may, whatever `ask_here` is asked.
+        first query waited. callers_compute: False while only the engine's own thread may, whatever `ask_here` is asked.
         """
         self._answer = answer
         self._background = background
@@ -188,7 +188,7 @@ class Engine:
 
     def _may_compute(self, query: Query) -> bool:
         """Whether a caller may compute a query itself now."""
-        is_free = self._callers_compute and self._resting and not self._has_work()
+        is_free = self._resting and not self._has_work() and self._callers_compute()
         return is_free and not self._background_may(query.arrived) and self._batch_time.at_least(1) <= _QUICK_SECONDS
 
     def _has_work(self) -> bool:
