@@ -23,7 +23,8 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.
 class FailingSearch:
     """Searches as the engine that it stands in for, unless it was given errors to raise first."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, *, callers_compute: bool = False) -> None:
+        self.gains_from_batches = not callers_compute
         self._index = served.app.tenant.live.index
         self._inner = self._index.engine
         self.errors: list[BaseException] = []
@@ -63,12 +64,13 @@ def ask(served: Served) -> list[str]:
     return list(served.client.recommend(vector=[1.0] * 8, limit=3).item_ids)
 
 
+@pytest.mark.parametrize("callers_compute", [False, True])
 def test_a_batch_that_runs_out_of_memory_is_refused_and_the_next_one_is_answered(
-    serve: Serve, caplog: pytest.LogCaptureFixture
+    serve: Serve, caplog: pytest.LogCaptureFixture, callers_compute: bool
 ):
     served = serve()
     expected = ask(served)
-    search = FailingSearch(served)
+    search = FailingSearch(served, callers_compute=callers_compute)
     search.errors = [OUT_OF_MEMORY]
     with pytest.raises(towerbridge.ResourceExhausted, match="not enough memory"):
         ask(served)
@@ -90,9 +92,10 @@ def test_everyone_in_the_batch_is_refused_alike(serve: Serve):
     assert len(ask(served)) == 3
 
 
-def test_the_memory_of_a_failed_batch_is_given_back_although_its_error_lives_on(serve: Serve):
+@pytest.mark.parametrize("callers_compute", [False, True])
+def test_the_memory_of_a_failed_batch_is_given_back_although_its_error_lives_on(serve: Serve, callers_compute: bool):
     served = serve()
-    search = FailingSearch(served)
+    search = FailingSearch(served, callers_compute=callers_compute)
     error = torch.OutOfMemoryError("CUDA out of memory")
     search.errors = [error]
     with pytest.raises(towerbridge.ResourceExhausted):
@@ -102,9 +105,12 @@ def test_the_memory_of_a_failed_batch_is_given_back_although_its_error_lives_on(
     assert error.__traceback__ is not None, "the error itself is still there"
 
 
-def test_a_server_that_runs_out_of_memory_three_times_in_a_row_gives_up(serve: Serve, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("callers_compute", [False, True])
+def test_a_server_that_runs_out_of_memory_three_times_in_a_row_gives_up(
+    serve: Serve, caplog: pytest.LogCaptureFixture, callers_compute: bool
+):
     served = serve()
-    search = FailingSearch(served)
+    search = FailingSearch(served, callers_compute=callers_compute)
     search.errors = [OUT_OF_MEMORY] * 2
     for _ in range(2):
         with pytest.raises(towerbridge.ResourceExhausted):
