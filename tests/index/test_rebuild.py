@@ -52,8 +52,10 @@ class Indexed:
 def test_the_first_lists_are_built_when_there_are_items():
     indexed = Indexed()
     assert indexed.engine.lists is None
+    assert indexed.engine.gains_from_batches, "as the exact search, which stands in"
     indexed.rebuild.finish()
     assert indexed.engine.lists is not None
+    assert not indexed.engine.gains_from_batches
     assert len(indexed.engine.lists) == 2_000
     assert indexed.swaps[0] >= 0.9
     assert indexed.find(7)[0] == "7"
