@@ -188,8 +188,8 @@ class Engine:
 
     def _may_compute(self, query: Query) -> bool:
         """Whether a caller may compute a query itself now."""
-        is_free = self._resting and not self._has_work() and self._callers_compute()
-        return is_free and not self._background_may(query.arrived) and self._batch_time.at_least(1) <= _QUICK_SECONDS
+        is_free = self._resting and not self._has_work() and not self._background_may(query.arrived)
+        return is_free and query.is_simple and self._callers_compute() and self._batch_time.at_least(1) <= _QUICK_SECONDS
 
     def _has_work(self) -> bool:
         """Whether anything but background work waits."""

@@ -189,7 +189,7 @@ class Recommender:
         for final in (False, True):
             now = time.monotonic()
             query = Query(subject, deadline, now, limit=limit, exclude=exclude, filter=filter_, exact=exact)
-            ranked = self.rank(ask, await result_of(self._engine.ask(query), deadline, late=_LATE), final=final)
+            ranked = self.rank(ask, await result_of(self._engine.ask_here(query), deadline, late=_LATE), final=final)
             if ranked is not None:
                 return ranked
         raise RuntimeError("the final ranking gave nothing")
@@ -274,7 +274,7 @@ class Recommender:
             filter=filter,
             exact=exact,
         )
-        return self._engine.ask_here(query) if here and query.is_simple else self._engine.ask(query)
+        return self._engine.ask_here(query) if here else self._engine.ask(query)
 
     def _identify(self, who: Who) -> Subject | Fallback:
         """The subject for the engine, or why there is none. Without consent nothing that is known of a person is looked at."""
