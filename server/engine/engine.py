@@ -110,7 +110,7 @@ class Engine:
         self._stopping = False
         self._dead = False
         self._memory = Exhaustion()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from index.bundle import read_bundle
+from index.items import Candidates
 from index.ivf import IvfSearch
 from index.probing import KS, SHARES, ProbeTable
 from server.app import App
@@ -84,6 +86,29 @@ def test_changes_are_found_when_they_are_acknowledged(serve: Serve, large_bundle
     for number in range(1, 300):
         assert (nearest(served, vectors[number]) == [f"new-{number}"]) == (f"new-{number}" in left)
     assert served.app.tenant.live.index.violations == 0
+
+
+def test_over_lists_one_query_is_searched_where_it_is_asked_and_several_in_a_batch(serve: Serve, large_bundle: Path):
+    served = serve(bundle=large_bundle, index=IVF)
+    assert lists_of(served)
+    index = served.app.tenant.live.index
+    searched: list[tuple[str, int]] = []
+    search = index.search
+
+    def watched(queries: torch.Tensor, *arguments: object, **options: object) -> list[Candidates]:
+        searched.append((threading.current_thread().name, len(queries)))
+        return search(queries, *arguments, **options)  # type: ignore[arg-type]
+
+    index.search = watched  # type: ignore[method-assign]
+    vectors = random_vectors(8, 4).tolist()
+    deadline = time.monotonic() + PATIENCE_S
+    while ("rpc-loop", 1) not in searched:  # what is still to be done in the background goes first
+        assert time.monotonic() < deadline
+        assert len(served.client.recommend(vector=vectors[0], limit=10).item_ids) == 10
+    searched.clear()
+    assert len(served.client.search_vectors(vectors, limit=10).results) == 8
+    assert {thread for thread, _ in searched} == {"engine"}
+    assert sum(count for _, count in searched) == 8
 
 
 def served_item(item_id: str, vector: np.ndarray) -> object:
