@@ -102,7 +102,7 @@ class ListSearch:
         found = self.lists.search(queries.numpy(), k + extra, min(self.table.unfiltered(k), self.lists.count), self._matrix)
         if extra:
             found = _without(found, k, exclude, closed)
-        if min(found.slots[:, -1].tolist()) >= 0:
+        if min(found.slots[:, -1].tolist(), default=0) >= 0:
             return found
         hits = np.count_nonzero(found.slots >= 0, axis=1)
         short = np.flatnonzero(hits < min(k, len(self.lists) - len(closed))).tolist()

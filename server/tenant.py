@@ -298,8 +298,9 @@ class Tenant:
         return self.releases.live
 
     def _callers_compute(self) -> bool:
-        # A GPU's streams and graphs belong to one thread.
-        return self._config.engine.device == "cpu" and not self.releases.live.index.engine.gains_from_batches
+        # A GPU's streams and graphs belong to one thread. And several threads to a computation search the queries of a batch.
+        engine = self._config.engine
+        return engine.device == "cpu" and engine.threads == 1 and not self.releases.live.index.engine.gains_from_batches
 
     def _forget(self, events: Sequence[HeldEvent]) -> None:
         self._people_changes.outdated(self.people.forget(events))

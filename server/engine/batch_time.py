@@ -6,7 +6,7 @@ _BATCHES = 8
 
 
 class BatchTime:
-    """A lower bound of the next batch's time, by the last few batches. For the engine's thread.
+    """A lower bound of the next batch's time, and the usual one of a query, by the last few batches. For whoever computes.
 
     The quickest of them counts: after one that was held up, by another process for example, nothing is refused that could be
     answered. What is refused is not measured, so each refusal makes the bound smaller, until something is computed again.
@@ -18,6 +18,10 @@ class BatchTime:
     def at_least(self, queries: int) -> float:
         """Seconds for so many queries."""
         return min(self._of_a_query) * queries
+
+    def usual(self) -> float:
+        """Seconds of a query: half of the last batches took less for each."""
+        return sorted(self._of_a_query)[len(self._of_a_query) // 2]
 
     def took(self, seconds: float, queries: int) -> None:
         """A batch was computed."""

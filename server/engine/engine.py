@@ -107,6 +107,7 @@ class Engine:
         self._background_due = 0.0  # time.monotonic seconds: when it runs although others wait
         self._flood_due = 0.0  # the same, while it is flooded
         self._resting = False  # whether nobody computes, so that the next one may
+        self._is_held_up = False  # whether the thread waits for a caller that computes
         self._stopping = False
         self._dead = False
         self._memory = Exhaustion()
@@ -136,10 +137,12 @@ class Engine:
             self._run_queries([query])
         except BaseException:
             self._die([query])
-        with self._lock:
-            self._resting = True
-            if self._has_work() or self._work_due < math.inf:
-                self._wake.notify()
+        finally:
+            with self._lock:
+                self._resting = True
+                if self._is_held_up:
+                    self._is_held_up = False
+                    self._wake.notify()
         return answered
 
     def call(self, function: Callable[[], T]) -> Future[T]:
@@ -189,7 +192,7 @@ class Engine:
     def _may_compute(self, query: Query) -> bool:
         """Whether a caller may compute a query itself now."""
         is_free = self._resting and not self._has_work() and not self._background_may(query.arrived)
-        return is_free and query.is_simple and self._callers_compute() and self._batch_time.at_least(1) <= _QUICK_SECONDS
+        return is_free and query.is_simple and self._callers_compute() and self._batch_time.usual() <= _QUICK_SECONDS
 
     def _has_work(self) -> bool:
         """Whether anything but background work waits."""
@@ -223,7 +226,10 @@ class Engine:
         with self._wake:
             self._resting = True
             while not (self._resting and self._has_work()):
-                if not self._resting or self._work_due == math.inf:
+                if not self._resting:
+                    self._is_held_up = True
+                    self._wake.wait()
+                elif self._work_due == math.inf:
                     self._wake.wait()
                 elif (pause := self._pause_seconds()) > 0.0:
                     self._wake.wait(pause)
@@ -292,7 +298,8 @@ class Engine:
         self._background_due = ended + min(pause, _STARVED_SECONDS)
         self._flood_due = ended + pause
         if more:
-            self._work_due = ended
+            with self._lock:  # a poke that may wait must not put off what is left
+                self._work_due = ended
 
     def _run_call(self, call: _Call) -> None:
         if not call.future.set_running_or_notify_cancel():

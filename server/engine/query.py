@@ -17,7 +17,7 @@ from server.waiting import InPlace
 NOTHING: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 """No ordinals at all."""
 NOTHING.flags.writeable = False
-_EXCLUDED_FEW = 256
+_EXCLUDED_FEW = 256  # what inverted lists fetch in addition; more costs them a bitmap
 
 
 class ForPerson(NamedTuple):
@@ -103,9 +103,12 @@ class Query:
     score: NDArray[np.int64] | None = None  # ordinals to score
     filter: Filter | None = None
     exact: bool = False  # compare with every item that may be returned, whatever the index is
-    future: Future[Answer] | InPlace[Answer] = field(init=False)  # by the engine
+    future: Future[Answer] | InPlace[Answer] = field(init=False, repr=False, compare=False)  # by the engine
 
     @property
     def is_simple(self) -> bool:
         """Whether it takes the time of most: not more for a filter, a long exclusion or a comparison with every item."""
-        return self.filter is None and not self.exact and len(self.exclude) <= _EXCLUDED_FEW
+        excluded = len(self.exclude)
+        if self.exclude_seen and isinstance(self.subject, (ForPerson, ForHistory)):
+            excluded += len(self.subject.history.ordinals)
+        return self.filter is None and not self.exact and excluded <= _EXCLUDED_FEW

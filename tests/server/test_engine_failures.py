@@ -1,6 +1,8 @@
 """A device that runs out of memory or breaks while it serves: waiters are told, and the server says what it is."""
 
 import gc
+import math
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,14 +30,18 @@ class FailingSearch:
         self._index = served.app.tenant.live.index
         self._inner = self._index.engine
         self.errors: list[BaseException] = []
+        self.failed_on: list[str] = []  # threads
         self.kind = self._inner.kind
         self.held: weakref.ref[torch.Tensor] | None = None
         self._index.engine = self
+        engine = served.app.tenant._engine
+        wait_until(lambda: engine._resting and engine._work_due == math.inf)
 
     def search(self, queries: torch.Tensor, *arguments: object, **options: object) -> Hits:
         if self.errors:
             scores = torch.zeros(1000)  # what a failed search leaves in its frame
             self.held = weakref.ref(scores)
+            self.failed_on.append(threading.current_thread().name)
             raise self.errors.pop(0)
         return self._inner.search(queries, *arguments, **options)  # type: ignore[arg-type]
 
@@ -74,6 +80,7 @@ def test_a_batch_that_runs_out_of_memory_is_refused_and_the_next_one_is_answered
     search.errors = [OUT_OF_MEMORY]
     with pytest.raises(towerbridge.ResourceExhausted, match="not enough memory"):
         ask(served)
+    assert search.failed_on == ["rpc-loop" if callers_compute else "engine"]
     assert ask(served) == expected
     assert health(served) == SERVING
     assert "out of memory, 1 in a row: CUDA out of memory. Tried to allocate 2.00 GiB." in caplog.text

@@ -4,12 +4,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from typing import Any
 
+import numpy as np
 import pytest
 
+from index.filters.filter import Filter
 from server.engine.engine import Engine
-from server.engine.query import Query
+from server.engine.query import ForHistory, ForPerson, ForVector, Query, Subject
 from server.errors import DeadlineExceeded, Unavailable
+from server.users.histories import History
 from server.waiting import InPlace
 from tests.server.test_engine import PATIENCE_S, Answers, block, query
 
@@ -84,12 +88,14 @@ def test_a_query_waits_its_turn_while_the_engine_computes(engine: Engine, answer
 def test_a_query_overtakes_no_call_that_was_submitted_before_it(engine: Engine, answers: Where):
     done: list[str] = []
     answers.on_batch = lambda queries: done.append("query")
-    blocked = block(engine)
-    engine.call(lambda: done.append("call"))
-    asked = engine.ask_here(query(1))
-    blocked.let_go()
-    asked.result(PATIENCE_S)
-    assert done == ["call", "query"]
+    for _ in range(50):  # the engine's thread has hardly begun with the call, or has not
+        ask_until_here(engine, 1)
+        done.clear()
+        call = engine.call(lambda: done.append("call"))
+        asked = engine.ask_here(query(1))
+        call.result(PATIENCE_S)
+        asked.result()
+        assert done == ["call", "query"]
 
 
 def test_what_is_submitted_while_a_caller_computes_waits_for_it(engine: Engine, answers: Where):
@@ -138,16 +144,32 @@ def test_a_query_whose_deadline_has_passed_is_refused(engine: Engine, answers: W
     assert [99] not in answers.batches
 
 
-def test_background_work_has_its_share_of_an_engine_whose_callers_compute(answers: Where):
-    worked = threading.Event()
-    engine = Engine(answers, background=lambda: bool(worked.set()))
+def test_a_query_lets_background_work_go_first_that_has_waited_for_its_share(answers: Where):
+    worked: list[str] = []
+    engine = Engine(answers, background=lambda: bool(worked.append(here())))
     engine.start()
-    engine.poke(after=0.005)
-    end = time.monotonic() + PATIENCE_S
-    while not worked.is_set() and time.monotonic() < end:  # without a pause in which the thread could find the engine at rest
-        engine.ask_here(query(1)).result()
+    ask_until_here(engine, 1)
+    with engine._lock:  # so that the thread cannot begin before the query is asked
+        engine.poke()
+        asked = engine.ask_here(query(2))
+    assert isinstance(asked, Future)
+    asked.result(PATIENCE_S)
     engine.close()
-    assert worked.is_set()
+    assert answers.threads[-1] == "engine"
+
+
+def test_work_that_may_wait_does_not_wake_the_thread_after_every_query(answers: Where):
+    engine = Engine(answers)
+    engine.start()
+    ask_until_here(engine, 1)
+    engine.poke(after=3600.0)
+    woken: list[int] = []
+    notify = engine._wake.notify
+    engine._wake.notify = lambda n=1: (woken.append(n), notify(n))[1]  # type: ignore
+    for number in range(20):
+        assert isinstance(engine.ask_here(query(number)), InPlace)
+    assert woken == []
+    engine.close()
 
 
 def test_the_engine_dies_with_a_caller_that_computes(answers: Where):
@@ -178,19 +200,45 @@ def test_an_engine_that_was_closed_computes_nothing_for_anybody(answers: Where):
     assert answers.batches == []
 
 
-def test_work_that_may_wait_does_not_begin_before_and_a_poke_without_patience_brings_it_forward(answers: Where):
+def test_work_that_may_wait_does_not_begin_before(answers: Where):
     turns: list[float] = []
     engine = Engine(answers, background=lambda: bool(turns.append(time.monotonic())))
     engine.start()
     poked = time.monotonic()
     engine.poke(after=0.05)
     until(lambda: bool(turns))
-    assert turns[0] >= poked + 0.05
-    turns.clear()
-    engine.poke(after=3600.0)
-    engine.poke()
-    until(lambda: bool(turns))
     engine.close()
+    assert turns[0] >= poked + 0.05
+
+
+def test_a_poke_without_patience_brings_work_forward(answers: Where):
+    worked = threading.Event()
+    engine = Engine(answers, background=lambda: bool(worked.set()))
+    engine.start()
+    engine.poke(after=3600.0)
+    assert not worked.wait(SLOW_S)
+    engine.poke()
+    assert worked.wait(PATIENCE_S)
+    engine.close()
+
+
+def test_only_what_takes_the_time_of_most_queries_is_simple():
+    nobody = np.zeros(0, dtype=np.int32)
+    history = History(np.zeros(300, np.int32), np.zeros(300, np.int16), np.zeros(300, np.int64), 1, 300, 0)
+
+    def asked(subject: Subject, **more: Any) -> Query:
+        return Query(subject, 0.0, 0.0, limit=1, **more)
+
+    given = ForVector(np.ones(1, dtype=np.float32))
+    assert asked(given).is_simple
+    assert asked(given, exclude=np.arange(256), exclude_seen=True).is_simple
+    assert asked(ForHistory(history)).is_simple
+    assert asked(ForPerson(1, history._replace(ordinals=nobody)), exclude_seen=True).is_simple
+    assert not asked(given, exclude=np.arange(257)).is_simple
+    assert not asked(given, exact=True).is_simple
+    assert not asked(given, filter=Filter()).is_simple
+    assert not asked(ForHistory(history), exclude_seen=True).is_simple
+    assert not asked(ForPerson(1, history), exclude_seen=True).is_simple
 
 
 def test_many_threads_that_ask_are_all_answered_and_one_computes_at_a_time(answers: Where):
