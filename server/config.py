@@ -167,7 +167,7 @@ class Tenant(Section):
 
 
 class Engine(Section):
-    """The one thread that computes vectors and searches."""
+    """What computes vectors and searches, one batch at a time."""
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
