@@ -80,7 +80,7 @@ class Calls(grpc.GenericRpcHandler):
         self._refused: dict[tuple[str, str], CallRow] = {}
         self._gate: Refusal | None = _LOADING
         self._auditing = Auditing(self._caller)
-        self._guard = Guard(self._auditing, _DRAINING, _FULL)
+        self._guard = Guard(self._auditing, _DRAINING)
 
     def offer(self, handlers: Mapping[str, Any], limits: Limits) -> None:
         """Methods of the server itself: health, which is answered from now on, and reflection. limits: of health."""
@@ -114,7 +114,7 @@ class Calls(grpc.GenericRpcHandler):
         name = handler_call_details.method
         ready = self._open.get(name)
         if ready is not None:
-            return ready.handler
+            return self._let_in(ready)
         if self._gate is not None:
             return self._refuse(name, "", self._gate, "draining" if self._gate is _DRAINING else None)
         caller = self._anybody
@@ -131,9 +131,7 @@ class Calls(grpc.GenericRpcHandler):
             return None
         if ready.method.role not in caller.roles:
             return self._deny(ready, caller)
-        if ready.method.limit.is_full:
-            return self._refuse(name, caller.tenant, _FULL, "limit")
-        return ready.handler
+        return self._let_in(ready)
 
     async def finish(self) -> None:
         """Waits for what goes on although its caller has left."""
@@ -155,6 +153,14 @@ class Calls(grpc.GenericRpcHandler):
             reply_bytes_max=self._reply_bytes_max,
         )
         return _Ready(method, self._guard.guarded(method, handler))
+
+    def _let_in(self, ready: _Ready) -> Any:
+        """The handler, if there is room for one more call."""
+        method = ready.method
+        if method.limit.is_full:
+            return self._refuse(method.name, method.tenant, _FULL, "limit")
+        method.limit.expect()
+        return ready.handler
 
     def _deny(self, ready: _Ready, caller: Caller) -> Any:
         role = ready.method.role.value

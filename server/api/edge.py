@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from server.api import health
+from server.api.accepting import accepting_server
 from server.api.calls import Calls, Served
 from server.api.handlers import Handlers
 from server.config import Listen, Overload
@@ -81,9 +82,9 @@ class Edge:
 
     async def _bind(self, credentials: grpc.ServerCredentials | None, limits: Limits) -> tuple[grpc.aio.Server, int]:
         listen = self._listen
-        server = grpc.aio.server(
-            handlers=[self._calls],
-            options=[
+        server = accepting_server(
+            [self._calls],
+            [
                 ("grpc.max_receive_message_length", listen.max_message_bytes),
                 ("grpc.max_send_message_length", listen.max_message_bytes),
                 ("grpc.max_connection_age_ms", listen.max_connection_age_s * 1000),

@@ -31,10 +31,9 @@ _OK = grpc.StatusCode.OK
 class Guard:
     """Wraps handlers. On the event loop."""
 
-    def __init__(self, auditing: Auditing, draining: Refusal, full: Refusal) -> None:
+    def __init__(self, auditing: Auditing, draining: Refusal) -> None:
         self._auditing = auditing
         self._draining = draining
-        self._full = full
         self._drains = False
         self._streams: set[Requests] = set()
         self._watches: set[asyncio.Task[Any]] = set()  # of health, which would go on for ever
@@ -73,10 +72,6 @@ class Guard:
 
         async def around(data: Any, context: Context) -> Any:
             started = time.monotonic()
-            if limit.is_full:  # others that gRPC took at the same moment have come first
-                row.refused(self._full.code)
-                method.figures.shed(method.tenant, method.role.value, "limit")
-                await context.abort(self._full.code, self._full.message, self._full.trailers)
             CALL.set(call)
             trace = (
                 traces.start(method.name, context.invocation_metadata() or (), method.tenant) if traces is not None else None

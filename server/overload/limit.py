@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 
 _WINDOW_SECONDS = 0.05  # between two changes of a limit: several batches, and a few wake-ups of the loop
@@ -10,50 +11,83 @@ _LEAST = 24  # calls: what comes at once by chance is not refused at any load th
 _RESTING = 64  # calls: what a stall of an eighth of a second gathers at 500 calls a second is no overload
 _DOWN = 0.85
 _UP = 1.1
+_EXPECTED_SECONDS = 0.1  # after that a message is not counted on: its caller may have left, which nobody tells
 
 
-class AdaptiveLimit:
+class _Places:
+    """The calls that count towards a limit: those that were let in and whose message is on its way, and those in flight."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._expected: deque[float] = deque()  # when each was let in
+        self.in_flight = 0
+
+    @property
+    def limit(self) -> int:
+        """Calls that there is room for now."""
+        raise NotImplementedError
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more call must be refused."""
+        return self.taken >= self.limit
+
+    @property
+    def taken(self) -> int:
+        """Calls that were let in and have not ended."""
+        expected = self._expected
+        if expected:
+            since = self._clock() - _EXPECTED_SECONDS
+            while expected and expected[0] < since:
+                expected.popleft()
+        return len(expected) + self.in_flight
+
+    def expect(self) -> None:
+        """A call was let in, and will enter when its message is there."""
+        self._expected.append(self._clock())
+
+    def enter(self) -> None:
+        if self._expected:
+            self._expected.popleft()
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        self.in_flight -= 1
+
+
+class AdaptiveLimit(_Places):
     """A limit on calls in flight that follows the delay before they are worked on.
 
     Additive increase, multiplicative decrease (AIMD), as TCP does: while the shortest delay within a window is above the
     target there is a standing queue (CoDel's test, RFC 8289), and fewer calls are let in (one stall of the loop is none, nor
     are few calls that are slow for another reason); while it is below, more are: up to `maximum` where the limit was reached,
     else as many as a stall gathers. A call waits for the event loop first and for a queue behind it then, so the delay is the
-    sum of both. The loop's thread enters, leaves and tells the loop's lag; `waited` may be told by any.
+    sum of both. The loop's thread lets in, enters, leaves and tells the loop's lag; `waited` may be told by any.
     """
 
     def __init__(self, maximum: int, target_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         """maximum: of the limit. target_s: the delay that calls may have before they are worked on, in seconds."""
+        super().__init__(clock)
         self._maximum = max(maximum, 1)
         self._least = min(_LEAST, self._maximum)
         self._target_s = target_s
-        self._clock = clock
         self._limit = float(min(_RESTING, self._maximum))
         self._window_ends = clock() + _WINDOW_SECONDS
         # Within the window, in seconds; infinite: nothing was told.
         self._shortest_wait = math.inf
         self._shortest_lag = math.inf
         self._beats = 0
-        self._peak = 0  # calls in flight within the window
-        self.in_flight = 0
+        self._peak = 0  # calls that had a place within the window
 
     @property
     def limit(self) -> int:
-        """Calls that may be in flight now."""
         return int(self._limit)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether one more call must be refused."""
-        return self.in_flight >= int(self._limit)
-
     def enter(self) -> None:
-        self.in_flight += 1
-        if self.in_flight > self._peak:
-            self._peak = self.in_flight
-
-    def leave(self) -> None:
-        self.in_flight -= 1
+        super().enter()
+        taken = len(self._expected) + self.in_flight
+        if taken > self._peak:
+            self._peak = taken
 
     def waited(self, seconds: float) -> None:
         """A call waited so long in the queue behind the event loop."""
@@ -74,7 +108,7 @@ class AdaptiveLimit:
         wait, self._shortest_wait = self._shortest_wait, math.inf
         lag, self._shortest_lag = self._shortest_lag, math.inf
         self._beats = 0
-        peak, self._peak = self._peak, self.in_flight
+        peak, self._peak = self._peak, self.taken
         delay = lag + (wait if wait < math.inf else 0.0)
         most = self._maximum if peak >= int(self._limit) else min(_RESTING, self._maximum)
         if delay > self._target_s:
@@ -84,23 +118,16 @@ class AdaptiveLimit:
             self._limit = min(float(most), max(self._limit + 1, self._limit * _UP))
 
 
-class FixedLimit:
+class FixedLimit(_Places):
     """A limit that stays as it is: for streams, which are idle most of the time, and for calls that are slow by nature."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.in_flight = 0
+    def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._limit = limit
 
     @property
-    def is_full(self) -> bool:
-        """Whether one more call must be refused."""
-        return self.in_flight >= self.limit
-
-    def enter(self) -> None:
-        self.in_flight += 1
-
-    def leave(self) -> None:
-        self.in_flight -= 1
+    def limit(self) -> int:
+        return self._limit
 
 
 Limit = AdaptiveLimit | FixedLimit
