@@ -1,8 +1,8 @@
-"""gRPC's server for asyncio, which here takes in all the calls that have come."""
+"""gRPC's server for asyncio, which here takes in all the calls that have come before it works on any."""
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -11,7 +11,62 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 _AT_ONCE = 64  # calls: what comes while the loop is held up for an eighth of a second at 500 calls a second
 
 
-def accepting_server(handlers: Sequence[grpc.GenericRpcHandler], options: Sequence[tuple[str, Any]]) -> grpc.aio.Server:
+class Crowd:
+    """The calls that gRPC has handed over, until each is let in, or refused. On the event loop."""
+
+    def __init__(self) -> None:
+        self._calls: deque[Any] = deque()
+        self._next: asyncio.Future[Any] | None = None  # who waits for a call
+        self._over: Exception | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._left = 0  # calls to be let in until those who wait go on
+
+    def put(self, call: Any) -> None:
+        """One more; an error: there will be no more."""
+        if isinstance(call, Exception):
+            self._over = call
+            self._go_on()
+        else:
+            self._calls.append(call)
+        if self._next is not None and not self._next.done():
+            following, self._next = self._next, None
+            self._give(following)
+
+    def take(self) -> asyncio.Future[Any]:
+        """The next one, to be let in."""
+        following: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._calls or self._over is not None:
+            self._give(following)
+        else:
+            self._next = following
+        return following
+
+    async def let_in(self) -> None:
+        """Waits until all that are there by now were let in; no longer, however many come meanwhile."""
+        if self._calls and self._over is None:
+            if not self._waiting:
+                self._left = len(self._calls)
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+
+    def _give(self, following: asyncio.Future[Any]) -> None:
+        if self._over is not None:
+            following.set_exception(self._over)
+            return
+        following.set_result(self._calls.popleft())
+        self._left -= 1
+        if self._left <= 0 or not self._calls:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def accepting_server(handler: grpc.GenericRpcHandler, crowd: Crowd, options: list[tuple[str, Any]]) -> grpc.aio.Server:
     """grpc.aio.server, which asks gRPC for many calls at a time. To be called on the event loop that will run it.
 
     Of itself it asks for one, and for the next on a later turn of the event loop. What comes faster waits within gRPC, in the
@@ -19,31 +74,24 @@ def accepting_server(handlers: Sequence[grpc.GenericRpcHandler], options: Sequen
     accepted after its caller had given up.
     """
     plain = cygrpc.AioServer
-    cygrpc.AioServer = _Server  # gRPC offers no other way to say so
+    cygrpc.AioServer = partial(_Server, crowd)  # gRPC offers no other way to say so
     try:
-        return grpc.aio.server(handlers=handlers, options=options)
+        return grpc.aio.server(handlers=[handler], options=options)
     finally:
         cygrpc.AioServer = plain
 
 
 class _Server(cygrpc.AioServer):  # type: ignore[misc]
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, crowd: Crowd, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._accepted: deque[Any] = deque()  # calls, and an error when there will be no more
-        self._waiting: asyncio.Future[None] | None = None
+        self._crowd = crowd
         self._askers: list[asyncio.Task[None]] = []
 
     async def _request_call(self) -> Any:
         """The next call, for gRPC's own loop. A gRPC that asks in another way finds nothing changed."""
         if not self._askers:
             self._askers = [asyncio.ensure_future(self._ask()) for _ in range(_AT_ONCE)]
-        while not self._accepted:
-            self._waiting = asyncio.get_running_loop().create_future()
-            await self._waiting
-        call = self._accepted.popleft()
-        if isinstance(call, Exception):
-            raise call
-        return call
+        return await self._crowd.take()
 
     async def _ask(self) -> None:
         """Until the server stops, which gRPC tells by an error."""
@@ -53,6 +101,4 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc]
                 call = await super()._request_call()
             except Exception as error:
                 call = error
-            self._accepted.append(call)
-            if self._waiting is not None and not self._waiting.done():
-                self._waiting.set_result(None)
+            self._crowd.put(call)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
+from server.api.accepting import Crowd
 from server.api.auditing import Auditing
 from server.api.guard import Guard
 from server.api.method import Method
@@ -80,7 +81,8 @@ class Calls(grpc.GenericRpcHandler):
         self._refused: dict[tuple[str, str], CallRow] = {}
         self._gate: Refusal | None = _LOADING
         self._auditing = Auditing(self._caller)
-        self._guard = Guard(self._auditing, _DRAINING)
+        self.crowd = Crowd()
+        self._guard = Guard(self._auditing, self.crowd, _DRAINING)
 
     def offer(self, handlers: Mapping[str, Any], limits: Limits) -> None:
         """Methods of the server itself: health, which is answered from now on, and reflection. limits: of health."""

@@ -83,7 +83,8 @@ class Edge:
     async def _bind(self, credentials: grpc.ServerCredentials | None, limits: Limits) -> tuple[grpc.aio.Server, int]:
         listen = self._listen
         server = accepting_server(
-            [self._calls],
+            self._calls,
+            self._calls.crowd,
             [
                 ("grpc.max_receive_message_length", listen.max_message_bytes),
                 ("grpc.max_send_message_length", listen.max_message_bytes),

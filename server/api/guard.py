@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
+from server.api.accepting import Crowd
 from server.api.auditing import Auditing
 from server.api.method import Inner, Method, look_at_error
 from server.api.refusals import Refusal
@@ -31,8 +32,9 @@ _OK = grpc.StatusCode.OK
 class Guard:
     """Wraps handlers. On the event loop."""
 
-    def __init__(self, auditing: Auditing, draining: Refusal) -> None:
+    def __init__(self, auditing: Auditing, crowd: Crowd, draining: Refusal) -> None:
         self._auditing = auditing
+        self._crowd = crowd
         self._draining = draining
         self._drains = False
         self._streams: set[Requests] = set()
@@ -67,6 +69,7 @@ class Guard:
 
     def _around(self, method: Method, inner: Inner, *, unary: bool = False) -> Inner:
         limit, row, traces, call = method.limit, method.row, method.traces, Call(method.tenant, method.name)
+        crowd = self._crowd
         if method.audit is not None:
             inner = self._auditing.audited(method, inner, unary=unary)
 
@@ -79,6 +82,7 @@ class Guard:
             limit.enter()
             code = _OK
             try:
+                await crowd.let_in()
                 return await inner(data, context)
             except BaseException as error:
                 code, message = status_of(method.name, error, context)

@@ -48,6 +48,59 @@ def test_a_limit_is_full_when_as_many_calls_are_in_flight():
         assert not limit.is_full
 
 
+def test_calls_whose_message_is_on_its_way_take_a_place_and_soon_give_it_back_if_it_never_comes():
+    clock = Clock()
+    for limit in (AdaptiveLimit(3, TARGET_S, clock=clock), FixedLimit(3, clock=clock)):
+        for _ in range(3):
+            assert not limit.is_full
+            limit.expect()
+        limit.enter()
+        assert limit.is_full and limit.in_flight == 1
+        clock.now += 0.2  # two callers have left, which gRPC tells nobody
+        assert not limit.is_full and limit.taken == 1
+        limit.leave()
+        assert limit.taken == 0
+
+
+def test_a_crowd_that_is_let_in_at_once_counts_as_what_the_limit_had_to_bear():
+    limit, clock = adaptive()
+    before = limit.limit
+    for _ in range(before):
+        limit.expect()
+    for _ in range(before):  # one after the other, each computed by the loop's thread before the next one comes in
+        limit.enter()
+        limit.leave()
+    clock.now += 0.01
+    for _ in range(2):
+        clock.now += 0.05
+        limit.lagged(1.0)
+    assert limit.limit < before
+
+
+@given(st.lists(st.sampled_from(["expect", "enter", "leave", "wait"]), max_size=60))
+def test_a_place_is_taken_from_when_a_call_is_let_in_until_it_has_left(steps: list[str]):
+    clock = Clock()
+    limit = FixedLimit(1000, clock=clock)
+    expected: list[float] = []
+    working = 0
+    for step in steps:
+        clock.now += 0.03
+        if step == "expect":
+            limit.expect()
+            expected.append(clock.now)
+        elif step == "enter":
+            limit.enter()
+            expected, working = expected[1:], working + 1
+        elif step == "leave" and working:
+            limit.leave()
+            working -= 1
+        elif step == "wait":
+            clock.now += 0.09
+        assert limit.in_flight == working
+        expected = [then for then in expected if clock.now - then <= 0.1]
+        assert limit.taken == len(expected) + working
+
+
 @pytest.mark.parametrize(("wait_s", "lag_s"), [(0.03, 0.0), (0.0, 0.03), (0.015, 0.015), (None, 0.03)])
 def test_fewer_calls_are_let_in_while_there_is_a_standing_queue(wait_s: float | None, lag_s: float):
     limit, clock = adaptive()
