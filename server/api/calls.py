@@ -161,7 +161,7 @@ class Calls(grpc.GenericRpcHandler):
         method = ready.method
         if method.limit.is_full:
             return self._refuse(method.name, method.tenant, _FULL, "limit")
-        method.limit.expect()
+        method.limit.expect(self.crowd.since)
         return ready.handler
 
     def _deny(self, ready: _Ready, caller: Caller) -> Any:

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 import grpc
-import uvloop
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from server.api import health
 from server.api.accepting import accepting_server
 from server.api.calls import Calls, Served
+from server.api.event_loop import EventLoop
 from server.api.handlers import Handlers
 from server.config import Listen, Overload
 from server.errors import StartupError
@@ -53,7 +53,7 @@ class Edge:
         self._lagged: Callable[[float], None] = lambda seconds: None
         self._stopped = False
         logging.getLogger(_GRPC).addFilter(_of_nobody)
-        self._loop = uvloop.new_event_loop()
+        self._loop = EventLoop()
         self._loop.set_default_executor(ThreadPoolExecutor(_CHANGES_AT_ONCE, thread_name_prefix="changes"))
         self._thread = threading.Thread(target=self._loop.run_forever, name="rpc-loop", daemon=True)
         self._thread.start()

@@ -79,10 +79,11 @@ class Guard:
             trace = (
                 traces.start(method.name, context.invocation_metadata() or (), method.tenant) if traces is not None else None
             )
-            limit.enter()
+            since = limit.enter()
             code = _OK
             try:
                 await crowd.let_in()
+                limit.began(since)
                 return await inner(data, context)
             except BaseException as error:
                 code, message = status_of(method.name, error, context)

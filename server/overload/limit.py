@@ -19,7 +19,7 @@ class _Places:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._expected: deque[float] = deque()  # when each was let in
+        self._expected: deque[tuple[float, float]] = deque()  # when each was let in, and since when it is there
         self.in_flight = 0
 
     @property
@@ -38,18 +38,21 @@ class _Places:
         expected = self._expected
         if expected:
             since = self._clock() - _EXPECTED_SECONDS
-            while expected and expected[0] < since:
+            while expected and expected[0][0] < since:
                 expected.popleft()
         return len(expected) + self.in_flight
 
-    def expect(self) -> None:
-        """A call was let in, and will enter when its message is there."""
-        self._expected.append(self._clock())
+    def expect(self, since: float) -> None:
+        """A call that is there since then was let in, and will enter when its message is there."""
+        self._expected.append((self._clock(), since))
 
-    def enter(self) -> None:
-        if self._expected:
-            self._expected.popleft()
+    def enter(self) -> float:
+        """Since when the call is there, in seconds of the clock: the one that was let in first, as they come in their order."""
         self.in_flight += 1
+        return self._expected.popleft()[1] if self._expected else self._clock()
+
+    def began(self, since: float) -> None:
+        """A call that is there since then is worked on now."""
 
     def leave(self) -> None:
         self.in_flight -= 1
@@ -61,8 +64,8 @@ class AdaptiveLimit(_Places):
     Additive increase, multiplicative decrease (AIMD), as TCP does: while the shortest delay within a window is above the
     target there is a standing queue (CoDel's test, RFC 8289), and fewer calls are let in (one stall of the loop is none, nor
     are few calls that are slow for another reason); while it is below, more are: up to `maximum` where the limit was reached,
-    else as many as a stall gathers. A call waits for the event loop first and for a queue behind it then, so the delay is the
-    sum of both. The loop's thread lets in, enters, leaves and tells the loop's lag; `waited` may be told by any.
+    else as many as a stall gathers. A call waits for the event loop first, as long as the loop is late or until it begins, and
+    for a queue behind it then, so the delay is the sum of both. All is told by the loop's thread; `waited` may be by any.
     """
 
     def __init__(self, maximum: int, target_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -74,6 +77,7 @@ class AdaptiveLimit(_Places):
         self._limit = float(min(_RESTING, self._maximum))
         self._window_ends = clock() + _WINDOW_SECONDS
         # Within the window, in seconds; infinite: nothing was told.
+        self._shortest_delay = math.inf
         self._shortest_wait = math.inf
         self._shortest_lag = math.inf
         self._beats = 0
@@ -83,11 +87,17 @@ class AdaptiveLimit(_Places):
     def limit(self) -> int:
         return int(self._limit)
 
-    def enter(self) -> None:
-        super().enter()
+    def enter(self) -> float:
+        since = super().enter()
         taken = len(self._expected) + self.in_flight
         if taken > self._peak:
             self._peak = taken
+        return since
+
+    def began(self, since: float) -> None:
+        delay = self._clock() - since
+        if delay < self._shortest_delay:
+            self._shortest_delay = delay
 
     def waited(self, seconds: float) -> None:
         """A call waited so long in the queue behind the event loop."""
@@ -105,11 +115,12 @@ class AdaptiveLimit(_Places):
             self._adapt()
 
     def _adapt(self) -> None:
+        before, self._shortest_delay = self._shortest_delay, math.inf
         wait, self._shortest_wait = self._shortest_wait, math.inf
         lag, self._shortest_lag = self._shortest_lag, math.inf
         self._beats = 0
         peak, self._peak = self._peak, self.taken
-        delay = lag + (wait if wait < math.inf else 0.0)
+        delay = max(lag, before if before < math.inf else 0.0) + (wait if wait < math.inf else 0.0)
         most = self._maximum if peak >= int(self._limit) else min(_RESTING, self._maximum)
         if delay > self._target_s:
             if peak > self._least:

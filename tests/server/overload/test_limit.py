@@ -53,7 +53,7 @@ def test_calls_whose_message_is_on_its_way_take_a_place_and_soon_give_it_back_if
     for limit in (AdaptiveLimit(3, TARGET_S, clock=clock), FixedLimit(3, clock=clock)):
         for _ in range(3):
             assert not limit.is_full
-            limit.expect()
+            limit.expect(clock.now)
         limit.enter()
         assert limit.is_full and limit.in_flight == 1
         clock.now += 0.2  # two callers have left, which gRPC tells nobody
@@ -66,7 +66,7 @@ def test_a_crowd_that_is_let_in_at_once_counts_as_what_the_limit_had_to_bear():
     limit, clock = adaptive()
     before = limit.limit
     for _ in range(before):
-        limit.expect()
+        limit.expect(clock.now)
     for _ in range(before):  # one after the other, each computed by the loop's thread before the next one comes in
         limit.enter()
         limit.leave()
@@ -86,7 +86,7 @@ def test_a_place_is_taken_from_when_a_call_is_let_in_until_it_has_left(steps: li
     for step in steps:
         clock.now += 0.03
         if step == "expect":
-            limit.expect()
+            limit.expect(clock.now)
             expected.append(clock.now)
         elif step == "enter":
             limit.enter()
