@@ -1,6 +1,7 @@
 """gRPC's server for asyncio, which here takes in all the calls that have come before it works on any."""
 
 import asyncio
+import threading
 import time
 from collections import deque
 from functools import partial
@@ -10,6 +11,7 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 _AT_ONCE = 128  # calls: what comes while the loop is held up for a quarter of a second at 500 calls a second
+_patching = threading.Lock()
 
 
 class Crowd:
@@ -22,18 +24,20 @@ class Crowd:
         self._waiting: list[asyncio.Future[None]] = []
         self._left = 0  # calls to be let in until those who wait go on
         self.since = 0.0
-        """time.monotonic seconds: when the one that is let in was handed over, or one that came just after it."""
+        """time.monotonic seconds: when the one that is let in came, or one just after it; 0 if gRPC asks in another way."""
 
     def put(self, call: Any) -> None:
-        """One more; an error: there will be no more."""
-        if isinstance(call, Exception):
-            self._over = call
-            self._go_on()
-        else:
+        """One more."""
+        if self._over is None:
             self._calls.append((call, time.monotonic()))
-        if self._next is not None and not self._next.done():
-            following, self._next = self._next, None
-            self._give(following)
+            self._hand_over()
+
+    def end(self, error: Exception) -> None:
+        """There will be no more; those that are there end as gRPC ends calls that come while it stops."""
+        self._over = error
+        self._calls.clear()
+        self._go_on()
+        self._hand_over()
 
     def take(self) -> asyncio.Future[Any]:
         """The next one, to be let in."""
@@ -45,13 +49,18 @@ class Crowd:
         return following
 
     async def let_in(self) -> None:
-        """Waits until all that are there by now were let in; no longer, however many come meanwhile."""
+        """Waits until as many were let in as were there when the first of those who wait began to: not for all that come."""
         if self._calls and self._over is None:
             if not self._waiting:
                 self._left = len(self._calls)
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             await waiter
+
+    def _hand_over(self) -> None:
+        if self._next is not None and not self._next.done():
+            following, self._next = self._next, None
+            self._give(following)
 
     def _give(self, following: asyncio.Future[Any]) -> None:
         if self._over is not None:
@@ -77,12 +86,13 @@ def accepting_server(handler: grpc.GenericRpcHandler, crowd: Crowd, options: lis
     order of arrival and without a bound, where no limit counts it: at twice the rate that could be answered every call was
     accepted after its caller had given up.
     """
-    plain = cygrpc.AioServer
-    cygrpc.AioServer = partial(_Server, crowd)  # gRPC offers no other way to say so
-    try:
-        return grpc.aio.server(handlers=[handler], options=options)
-    finally:
-        cygrpc.AioServer = plain
+    with _patching:
+        plain = cygrpc.AioServer
+        cygrpc.AioServer = partial(_Server, crowd)  # gRPC offers no other way to say so
+        try:
+            return grpc.aio.server(handlers=[handler], options=options)
+        finally:
+            cygrpc.AioServer = plain
 
 
 class _Server(cygrpc.AioServer):  # type: ignore[misc]
@@ -104,10 +114,10 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc]
 
     async def _ask(self) -> None:
         """Until the server stops, which gRPC tells by an error."""
-        call: Any = None
-        while not isinstance(call, Exception):
+        while True:
             try:
-                call = await self._request_call()
+                self._crowd.put(await self._request_call())
             except Exception as error:
-                call = error
-            self._crowd.put(call)
+                if not self.is_running() or isinstance(error, grpc.aio.InternalError):
+                    self._crowd.end(error)
+                    return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # grpc's handler types take parameters in their stubs only
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +11,7 @@ import grpc
 
 from server.api.accepting import Crowd
 from server.api.auditing import Auditing
-from server.api.guard import Guard
+from server.api.guard import PLACE, Guard
 from server.api.method import Method
 from server.api.refusals import Refusal, refusing
 from server.errors import ServiceError, Unavailable
@@ -82,7 +83,7 @@ class Calls(grpc.GenericRpcHandler):
         self._gate: Refusal | None = _LOADING
         self._auditing = Auditing(self._caller)
         self.crowd = Crowd()
-        self._guard = Guard(self._auditing, self.crowd, _DRAINING)
+        self._guard = Guard(self._auditing, self.crowd, _DRAINING, _FULL)
 
     def offer(self, handlers: Mapping[str, Any], limits: Limits) -> None:
         """Methods of the server itself: health, which is answered from now on, and reflection. limits: of health."""
@@ -161,7 +162,7 @@ class Calls(grpc.GenericRpcHandler):
         method = ready.method
         if method.limit.is_full:
             return self._refuse(method.name, method.tenant, _FULL, "limit")
-        method.limit.expect(self.crowd.since)
+        PLACE.set(method.limit.let_in(self.crowd.since or time.monotonic()))
         return ready.handler
 
     def _deny(self, ready: _Ready, caller: Caller) -> Any:

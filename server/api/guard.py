@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ from server.api.requests import Requests
 from server.api.status import status_of
 from server.api.wire import Context
 from server.errors import DeadlineExceeded, InvalidField, InvalidRequest, ServiceError, Unavailable
+from server.overload.limit import Place
 from server.security.roles import Role
 from server.telemetry.current import CALL, USER, Call
 
@@ -27,15 +29,18 @@ _SIZING = ("requests", "item_ids", "limit")  # what says how much an answer hold
 _TOO_LARGE = "the answer would have {size:.1f} MiB, more than listen.max_message_bytes ({most:.1f} MiB); ask for fewer"
 _MESSAGE_SECONDS = 5.0
 _OK = grpc.StatusCode.OK
+PLACE: ContextVar[Place] = ContextVar("place")
+"""Of the call that is let in; gRPC runs what lets it in and what answers it in one task."""
 
 
 class Guard:
     """Wraps handlers. On the event loop."""
 
-    def __init__(self, auditing: Auditing, crowd: Crowd, draining: Refusal) -> None:
+    def __init__(self, auditing: Auditing, crowd: Crowd, draining: Refusal, full: Refusal) -> None:
         self._auditing = auditing
         self._crowd = crowd
         self._draining = draining
+        self._full = full
         self._drains = False
         self._streams: set[Requests] = set()
         self._watches: set[asyncio.Task[Any]] = set()  # of health, which would go on for ever
@@ -75,15 +80,19 @@ class Guard:
 
         async def around(data: Any, context: Context) -> Any:
             started = time.monotonic()
+            place = PLACE.get()
+            if not limit.enter(place):  # its message was so long in coming that others have its place
+                row.refused(self._full.code)
+                method.figures.shed(method.tenant, method.role.value, "limit")
+                await context.abort(self._full.code, self._full.message, self._full.trailers)
             CALL.set(call)
             trace = (
                 traces.start(method.name, context.invocation_metadata() or (), method.tenant) if traces is not None else None
             )
-            since = limit.enter()
             code = _OK
             try:
                 await crowd.let_in()
-                limit.began(since)
+                limit.began(place)
                 return await inner(data, context)
             except BaseException as error:
                 code, message = status_of(method.name, error, context)

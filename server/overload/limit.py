@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 
 _WINDOW_SECONDS = 0.05  # between two changes of a limit: several batches, and a few wake-ups of the loop
@@ -11,7 +10,18 @@ _LEAST = 24  # calls: what comes at once by chance is not refused at any load th
 _RESTING = 64  # calls: what a stall of an eighth of a second gathers at 500 calls a second is no overload
 _DOWN = 0.85
 _UP = 1.1
-_EXPECTED_SECONDS = 0.1  # after that a message is not counted on: its caller may have left, which nobody tells
+_EXPECTED_SECONDS = 0.1  # after that a call has no place without its message: its caller may have left, which nobody tells
+
+
+class Place:
+    """Of one call that was let in."""
+
+    __slots__ = ("let_in", "since")
+
+    def __init__(self, since: float, let_in: float) -> None:
+        """since: when the call came. let_in: when it got the place. In seconds of the limit's clock."""
+        self.since = since
+        self.let_in = let_in
 
 
 class _Places:
@@ -19,7 +29,7 @@ class _Places:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._expected: deque[tuple[float, float]] = deque()  # when each was let in, and since when it is there
+        self._expected: dict[Place, None] = {}  # in the order in which they were let in
         self.in_flight = 0
 
     @property
@@ -34,25 +44,30 @@ class _Places:
 
     @property
     def taken(self) -> int:
-        """Calls that were let in and have not ended."""
-        expected = self._expected
-        if expected:
-            since = self._clock() - _EXPECTED_SECONDS
-            while expected and expected[0][0] < since:
-                expected.popleft()
-        return len(expected) + self.in_flight
+        """Calls that were let in and have not ended, but for those whose message is long in coming."""
+        if self._expected:
+            before = self._clock() - _EXPECTED_SECONDS
+            while self._expected and (oldest := next(iter(self._expected))).let_in < before:
+                del self._expected[oldest]
+        return len(self._expected) + self.in_flight
 
-    def expect(self, since: float) -> None:
-        """A call that is there since then was let in, and will enter when its message is there."""
-        self._expected.append((self._clock(), since))
+    def let_in(self, since: float) -> Place:
+        """A place for a call that came then, until it enters: when its message is there."""
+        place = Place(since, self._clock())
+        self._expected[place] = None
+        return place
 
-    def enter(self) -> float:
-        """Since when the call is there, in seconds of the clock: the one that was let in first, as they come in their order."""
+    def enter(self, place: Place) -> bool:
+        """Whether the call is in flight now: if it has lost its place meanwhile, there must be room for it."""
+        if place in self._expected:
+            del self._expected[place]
+        elif self.is_full:
+            return False
         self.in_flight += 1
-        return self._expected.popleft()[1] if self._expected else self._clock()
+        return True
 
-    def began(self, since: float) -> None:
-        """A call that is there since then is worked on now."""
+    def began(self, place: Place) -> None:
+        """The call is worked on now."""
 
     def leave(self) -> None:
         self.in_flight -= 1
@@ -87,15 +102,13 @@ class AdaptiveLimit(_Places):
     def limit(self) -> int:
         return int(self._limit)
 
-    def enter(self) -> float:
-        since = super().enter()
-        taken = len(self._expected) + self.in_flight
-        if taken > self._peak:
-            self._peak = taken
-        return since
+    def enter(self, place: Place) -> bool:
+        entered = super().enter(place)
+        self._peak = max(self._peak, len(self._expected) + self.in_flight)
+        return entered
 
-    def began(self, since: float) -> None:
-        delay = self._clock() - since
+    def began(self, place: Place) -> None:
+        delay = self._clock() - place.since
         if delay < self._shortest_delay:
             self._shortest_delay = delay
 

@@ -147,7 +147,8 @@ def test_when_there_will_be_no_more_calls_nobody_waits_for_them():
         crowd.put("call")
         beginning = asyncio.ensure_future(crowd.let_in())
         await asyncio.sleep(0)
-        crowd.put(RuntimeError("over"))
+        crowd.end(RuntimeError("over"))
+        crowd.put("too late")
         await asyncio.wait_for(beginning, PATIENCE_S)
         await asyncio.wait_for(crowd.let_in(), PATIENCE_S)
         with pytest.raises(RuntimeError, match="over"):

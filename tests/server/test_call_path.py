@@ -111,7 +111,7 @@ def test_a_refused_call_is_answered_before_its_message_has_come(serve: Serve):
     """A caller who may not call cannot make the server take in what it sends."""
     served = serve(overload={"max_ingests": 1})
     limit = served.app.tenant.limits.ingests
-    limit.enter()
+    limit.enter(limit.let_in(0.0))
     with channel_to(served.app.port) as channel:
         started = threading.Event()
 

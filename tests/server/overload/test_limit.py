@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.config import Overload
-from server.overload.limit import AdaptiveLimit, FixedLimit
+from server.overload.limit import AdaptiveLimit, FixedLimit, Limit, Place
 from server.overload.limits import Limits
 from server.security.roles import Role
 
@@ -25,10 +25,14 @@ def adaptive(maximum: int = 256) -> tuple[AdaptiveLimit, Clock]:
     return AdaptiveLimit(maximum, TARGET_S, clock=clock), clock
 
 
+def enter(limit: Limit) -> None:
+    assert limit.enter(limit.let_in(100.0))
+
+
 def window(limit: AdaptiveLimit, clock: Clock, *, in_flight: int, wait_s: float | None, lag_s: float = 0.0) -> None:
     """A window in which so many calls were in flight, and waited so long."""
     for _ in range(in_flight):
-        limit.enter()
+        enter(limit)
     for _ in range(in_flight):
         limit.leave()
     if wait_s is not None:
@@ -42,63 +46,98 @@ def test_a_limit_is_full_when_as_many_calls_are_in_flight():
     for limit in (AdaptiveLimit(3, TARGET_S), FixedLimit(3)):
         for _ in range(3):
             assert not limit.is_full
-            limit.enter()
+            enter(limit)
         assert limit.is_full
         limit.leave()
         assert not limit.is_full
 
 
-def test_calls_whose_message_is_on_its_way_take_a_place_and_soon_give_it_back_if_it_never_comes():
+def test_calls_whose_message_is_on_its_way_take_a_place_and_soon_lose_it_if_it_does_not_come():
     clock = Clock()
     for limit in (AdaptiveLimit(3, TARGET_S, clock=clock), FixedLimit(3, clock=clock)):
-        for _ in range(3):
-            assert not limit.is_full
-            limit.expect(clock.now)
-        limit.enter()
+        places = [limit.let_in(clock.now) for _ in range(3)]
+        assert limit.is_full
+        assert limit.enter(places[1])
         assert limit.is_full and limit.in_flight == 1
-        clock.now += 0.2  # two callers have left, which gRPC tells nobody
+        clock.now += 0.2  # the callers of the two others may have left, which gRPC tells nobody
         assert not limit.is_full and limit.taken == 1
+        for _ in range(2):
+            enter(limit)
+        assert not limit.enter(places[0])  # its message has come after all
         limit.leave()
-        assert limit.taken == 0
+        assert limit.enter(places[0])
+        assert limit.in_flight == 3
+
+
+def test_who_leaves_again_and_again_before_the_message_keeps_no_place_from_those_who_stay():
+    limit, clock = adaptive(100)
+    for _ in range(1000):  # a call each 2 ms; each twentieth leaves
+        limit.let_in(clock.now)
+        for _ in range(19):
+            place = limit.let_in(clock.now)
+            clock.now += 0.002
+            assert limit.enter(place)
+            limit.began(place)
+            limit.leave()
+        assert limit.taken <= 5
+    for _ in range(2):
+        limit.lagged(0.0)
+    assert limit.limit >= 64
 
 
 def test_a_crowd_that_is_let_in_at_once_counts_as_what_the_limit_had_to_bear():
     limit, clock = adaptive()
     before = limit.limit
-    for _ in range(before):
-        limit.expect(clock.now)
-    for _ in range(before):  # one after the other, each computed by the loop's thread before the next one comes in
-        limit.enter()
+    places = [limit.let_in(clock.now) for _ in range(before)]
+    for place in places:  # one after the other, each computed by the loop's thread before the next one comes in
+        assert limit.enter(place)
         limit.leave()
-    clock.now += 0.01
     for _ in range(2):
         clock.now += 0.05
         limit.lagged(1.0)
     assert limit.limit < before
 
 
-@given(st.lists(st.sampled_from(["expect", "enter", "leave", "wait"]), max_size=60))
-def test_a_place_is_taken_from_when_a_call_is_let_in_until_it_has_left(steps: list[str]):
+def test_the_time_until_a_call_begins_is_its_delay():
+    limit, clock = adaptive()
+    before = limit.limit
+    places = [limit.let_in(clock.now - 0.01) for _ in range(before)]
+    clock.now += 0.03
+    for place in places:
+        assert limit.enter(place)
+        limit.began(place)
+        limit.leave()
+    clock.now += 0.05
+    for _ in range(2):
+        limit.lagged(0.0)
+    assert limit.limit < before
+
+
+@given(st.lists(st.tuples(st.sampled_from(["let in", "enter", "leave", "wait"]), st.integers(0, 5)), max_size=60))
+def test_a_place_is_taken_from_when_a_call_is_let_in_until_it_has_left(steps: list[tuple[str, int]]):
     clock = Clock()
-    limit = FixedLimit(1000, clock=clock)
-    expected: list[float] = []
+    limit = FixedLimit(4, clock=clock)
+    expected: list[tuple[float, Place]] = []
+    late: list[Place] = []
     working = 0
-    for step in steps:
-        clock.now += 0.03
-        if step == "expect":
-            limit.expect(clock.now)
-            expected.append(clock.now)
-        elif step == "enter":
-            limit.enter()
-            expected, working = expected[1:], working + 1
+    for step, which in steps:
+        clock.now += 0.03 if step != "wait" else 0.09
+        late += [place for then, place in expected if clock.now - then > 0.1]
+        expected = [one for one in expected if clock.now - one[0] <= 0.1]
+        assert limit.taken == len(expected) + working
+        if step == "let in":
+            expected.append((clock.now, limit.let_in(clock.now)))
+        elif step == "enter" and which < len(expected):
+            assert limit.enter(expected.pop(which)[1])
+            working += 1
+        elif step == "enter" and late:
+            entered = limit.enter(late.pop(which % len(late)))
+            assert entered == (len(expected) + working < 4)
+            working += entered
         elif step == "leave" and working:
             limit.leave()
             working -= 1
-        elif step == "wait":
-            clock.now += 0.09
         assert limit.in_flight == working
-        expected = [then for then in expected if clock.now - then <= 0.1]
-        assert limit.taken == len(expected) + working
 
 
 @pytest.mark.parametrize(("wait_s", "lag_s"), [(0.03, 0.0), (0.0, 0.03), (0.015, 0.015), (None, 0.03)])
@@ -121,7 +160,7 @@ def test_one_stall_of_the_loop_is_no_queue():
     limit, clock = adaptive()
     before = limit.limit
     for _ in range(before):
-        limit.enter()
+        enter(limit)
     limit.waited(0.3)
     clock.now += 0.3
     limit.lagged(0.3)
@@ -166,7 +205,7 @@ def test_delays_of_few_calls_are_not_of_their_number_and_leave_room_for_what_a_s
         window(limit, clock, in_flight=6, wait_s=0.05)
     for _ in range(60):
         assert not limit.is_full
-        limit.enter()
+        enter(limit)
 
 
 def test_what_an_overload_took_comes_back_in_quiet_as_far_as_a_burst_needs():
@@ -209,7 +248,7 @@ def test_a_slow_event_loop_lets_in_fewer_reads_and_less_ingest():
     for limit in (limits.reads, limits.ingests):
         limit._clock = clock  # type: ignore[attr-defined]
         for _ in range(60):
-            limit.enter()
+            enter(limit)
     clock.now += 1e9
     for _ in range(2):
         limits.loop_lagged(0.5)
