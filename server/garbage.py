@@ -8,9 +8,9 @@ _NEW = 20_000  # objects that are made and not freed until the next look at what
 def freeze(*, young: bool = False) -> None:
     """What is held now lives as long as the server: full collections, which stop every request, no longer visit it.
 
-    Also sets how often what is new is collected. young: while calls are answered, only that is collected before, in a millisecond
-    or two. The collection after the freeze visits nothing; it is what CPython's rule for the next full one counts from. Without
-    it garbage in circles, such as errors with their tracebacks, piles up to a quarter of all that was ever loaded.
+    Also sets how often what is new is collected. young: while calls are answered, only that is collected before, in a few
+    milliseconds. The collection after the freeze visits nothing; it is what CPython's rule for the next full one counts from.
+    Without it garbage in circles, such as errors with their tracebacks, piles up to a quarter of all that was ever loaded.
     """
     gc.set_threshold(_NEW, 10, 10)
     gc.collect(1 if young else 2)
