@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # grpc's handler types take parameters in their stubs only
 
+import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -162,7 +163,11 @@ class Calls(grpc.GenericRpcHandler):
         method = ready.method
         if method.limit.is_full:
             return self._refuse(method.name, method.tenant, _FULL, "limit")
-        PLACE.set(method.limit.let_in(self.crowd.since or time.monotonic()))
+        place = method.limit.let_in(self.crowd.since or time.monotonic())
+        PLACE.set(place)
+        task = asyncio.current_task()
+        if task is not None:  # which ends without a word to any handler if the caller leaves before the message is there
+            task.add_done_callback(place.give_back)
         return ready.handler
 
     def _deny(self, ready: _Ready, caller: Caller) -> Any:

@@ -10,18 +10,23 @@ _LEAST = 24  # calls: what comes at once by chance is not refused at any load th
 _RESTING = 64  # calls: what a stall of an eighth of a second gathers at 500 calls a second is no overload
 _DOWN = 0.85
 _UP = 1.1
-_EXPECTED_SECONDS = 0.1  # after that a call has no place without its message: its caller may have left, which nobody tells
+_EXPECTED_SECONDS = 0.1  # after that a call has no place without its message: whoever sends none takes nobody's place
 
 
 class Place:
     """Of one call that was let in."""
 
-    __slots__ = ("let_in", "since")
+    __slots__ = ("_expected", "let_in", "since")
 
-    def __init__(self, since: float, let_in: float) -> None:
-        """since: when the call came. let_in: when it got the place. In seconds of the limit's clock."""
+    def __init__(self, since: float, let_in: float, expected: "dict[Place, None]") -> None:
+        """since: when the call came. let_in: when it got the place. In seconds of the clock. expected: all that are let in."""
         self.since = since
         self.let_in = let_in
+        self._expected = expected
+
+    def give_back(self, _: object = None) -> None:
+        """The call has ended: if it has not entered, its place is another's."""
+        self._expected.pop(self, None)
 
 
 class _Places:
@@ -53,7 +58,7 @@ class _Places:
 
     def let_in(self, since: float) -> Place:
         """A place for a call that came then, until it enters: when its message is there."""
-        place = Place(since, self._clock())
+        place = Place(since, self._clock(), self._expected)
         self._expected[place] = None
         return place
 

@@ -101,6 +101,7 @@ class Somebody:
         )
         about.link(self.visitor, self.user)
         about.get(self.user)
+        self.served.client.recommend(user_id=self.user.user_id, limit=1)  # so that there is a vector
         return self
 
     @property

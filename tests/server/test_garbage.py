@@ -23,8 +23,8 @@ for _ in range(20):
     alive.update(kept)
     gc.collect(1)
     del kept
-    for _ in range(40_000):
-        []
+    burst = [[] for _ in range(40_000)]
+    del burst
 print(len(alive))
 """
 

@@ -59,7 +59,7 @@ def test_calls_whose_message_is_on_its_way_take_a_place_and_soon_lose_it_if_it_d
         assert limit.is_full
         assert limit.enter(places[1])
         assert limit.is_full and limit.in_flight == 1
-        clock.now += 0.2  # the callers of the two others may have left, which gRPC tells nobody
+        clock.now += 0.2  # the two others send no message
         assert not limit.is_full and limit.taken == 1
         for _ in range(2):
             enter(limit)
@@ -67,6 +67,16 @@ def test_calls_whose_message_is_on_its_way_take_a_place_and_soon_lose_it_if_it_d
         limit.leave()
         assert limit.enter(places[0])
         assert limit.in_flight == 3
+
+
+def test_who_leaves_before_the_message_gives_the_place_back_and_who_has_entered_keeps_it():
+    for limit in (AdaptiveLimit(2, TARGET_S), FixedLimit(2)):
+        leaving, staying = limit.let_in(0.0), limit.let_in(0.0)
+        assert limit.enter(staying)
+        staying.give_back()
+        assert limit.is_full
+        leaving.give_back()
+        assert limit.taken == 1
 
 
 def test_who_leaves_again_and_again_before_the_message_keeps_no_place_from_those_who_stay():
