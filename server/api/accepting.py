@@ -48,9 +48,9 @@ class Crowd:
             self._next = following
         return following
 
-    async def let_in(self) -> None:
+    async def all_let_in(self) -> None:
         """Waits until as many were let in as were there when the first of those who wait began to: not for all that come."""
-        if self._calls and self._over is None:
+        if self._calls:
             if not self._waiting:
                 self._left = len(self._calls)
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -107,7 +107,8 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc]
         method: for one that is registered by name, as none is here.
         """
         if method is not None:
-            return super()._make_request_call_future(method)  # type: ignore[no-any-return]
+            registered: asyncio.Future[Any] = super()._make_request_call_future(method)
+            return registered
         if not self._askers:
             self._askers = [asyncio.ensure_future(self._ask()) for _ in range(_AT_ONCE)]
         return self._crowd.take()

@@ -91,7 +91,7 @@ class Guard:
             )
             code = _OK
             try:
-                await crowd.let_in()
+                await crowd.all_let_in()
                 limit.began(place)
                 return await inner(data, context)
             except BaseException as error:

@@ -16,12 +16,12 @@ _EXPECTED_SECONDS = 0.1  # after that a call has no place without its message: w
 class Place:
     """Of one call that was let in."""
 
-    __slots__ = ("_expected", "let_in", "since")
+    __slots__ = ("_expected", "since", "taken_at")
 
-    def __init__(self, since: float, let_in: float, expected: "dict[Place, None]") -> None:
-        """since: when the call came. let_in: when it got the place. In seconds of the clock. expected: all that are let in."""
+    def __init__(self, since: float, taken_at: float, expected: "dict[Place, None]") -> None:
+        """since: when the call came. Seconds of the clock, both. expected: the places of all who have not entered."""
         self.since = since
-        self.let_in = let_in
+        self.taken_at = taken_at
         self._expected = expected
 
     def give_back(self, _: object = None) -> None:
@@ -29,10 +29,14 @@ class Place:
         self._expected.pop(self, None)
 
 
-class _Places:
-    """The calls that count towards a limit: those that were let in and whose message is on its way, and those in flight."""
+class Limit:
+    """How many calls may have a place: let in, with the message on its way, or in flight.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    It stays as it is: for streams, which are idle most of the time, and for calls that are slow by nature.
+    """
+
+    def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = float(limit)
         self._clock = clock
         self._expected: dict[Place, None] = {}  # in the order in which they were let in
         self.in_flight = 0
@@ -40,7 +44,7 @@ class _Places:
     @property
     def limit(self) -> int:
         """Calls that there is room for now."""
-        raise NotImplementedError
+        return int(self._limit)
 
     @property
     def is_full(self) -> bool:
@@ -52,7 +56,7 @@ class _Places:
         """Calls that were let in and have not ended, but for those whose message is long in coming."""
         if self._expected:
             before = self._clock() - _EXPECTED_SECONDS
-            while self._expected and (oldest := next(iter(self._expected))).let_in < before:
+            while self._expected and (oldest := next(iter(self._expected))).taken_at < before:
                 del self._expected[oldest]
         return len(self._expected) + self.in_flight
 
@@ -78,7 +82,7 @@ class _Places:
         self.in_flight -= 1
 
 
-class AdaptiveLimit(_Places):
+class AdaptiveLimit(Limit):
     """A limit on calls in flight that follows the delay before they are worked on.
 
     Additive increase, multiplicative decrease (AIMD), as TCP does: while the shortest delay within a window is above the
@@ -90,11 +94,10 @@ class AdaptiveLimit(_Places):
 
     def __init__(self, maximum: int, target_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         """maximum: of the limit. target_s: the delay that calls may have before they are worked on, in seconds."""
-        super().__init__(clock)
         self._maximum = max(maximum, 1)
+        super().__init__(min(_RESTING, self._maximum), clock=clock)
         self._least = min(_LEAST, self._maximum)
         self._target_s = target_s
-        self._limit = float(min(_RESTING, self._maximum))
         self._window_ends = clock() + _WINDOW_SECONDS
         # Within the window, in seconds; infinite: nothing was told.
         self._shortest_delay = math.inf
@@ -102,10 +105,6 @@ class AdaptiveLimit(_Places):
         self._shortest_lag = math.inf
         self._beats = 0
         self._peak = 0  # calls that had a place within the window
-
-    @property
-    def limit(self) -> int:
-        return int(self._limit)
 
     def enter(self, place: Place) -> bool:
         entered = super().enter(place)
@@ -145,18 +144,3 @@ class AdaptiveLimit(_Places):
                 self._limit = max(float(self._least), min(self._limit, float(peak)) * _DOWN)
         elif self._limit < most:
             self._limit = min(float(most), max(self._limit + 1, self._limit * _UP))
-
-
-class FixedLimit(_Places):
-    """A limit that stays as it is: for streams, which are idle most of the time, and for calls that are slow by nature."""
-
-    def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock)
-        self._limit = limit
-
-    @property
-    def limit(self) -> int:
-        return self._limit
-
-
-Limit = AdaptiveLimit | FixedLimit

@@ -1,7 +1,7 @@
 """The limits of one tenant: reads, ingest and administration do not take each other's place."""
 
 from server.config import Overload
-from server.overload.limit import AdaptiveLimit, FixedLimit, Limit
+from server.overload.limit import AdaptiveLimit, Limit
 from server.security.roles import Role
 
 _CHECKS = 64  # of health at once: each takes microseconds once its message is there
@@ -21,11 +21,11 @@ class Limits:
         self.ingests = AdaptiveLimit(settings.max_ingests, target_s)
         self._unary: dict[Role, Limit] = {Role.READ: self.reads, Role.INGEST: self.ingests}
         self._streams: dict[Role, Limit] = {
-            Role.READ: FixedLimit(settings.max_reads),
-            Role.INGEST: FixedLimit(settings.max_ingests),
+            Role.READ: Limit(settings.max_reads),
+            Role.INGEST: Limit(settings.max_ingests),
         }
-        self._checks, self._watches = FixedLimit(_CHECKS), FixedLimit(_WATCHES)
-        self._others = FixedLimit(settings.max_admins)
+        self._checks, self._watches = Limit(_CHECKS), Limit(_WATCHES)
+        self._others = Limit(settings.max_admins)
 
     def of(self, role: Role, *, stream: bool) -> Limit:
         """The limit that calls of a method count towards."""

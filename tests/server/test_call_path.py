@@ -126,6 +126,28 @@ def test_a_refused_call_is_answered_before_its_message_has_come(serve: Serve):
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+def test_a_call_whose_message_comes_late_is_refused_if_others_have_its_place_meanwhile(serve: Serve):
+    served = serve(overload={"max_ingests": 1})
+    limit = served.app.tenant.limits.ingests
+    with channel_to(served.app.port) as channel:
+        come = threading.Event()
+
+        def late() -> Iterator[bytes]:
+            come.wait(PATIENCE_S)
+            yield event_pb2.RecordEventsRequest().SerializeToString()
+
+        call = channel.stream_unary("/towerbridge.v1.EventService/RecordEvents").future(late(), timeout=PATIENCE_S)
+        for taken in (1, 0):  # it is let in, and its message does not come
+            deadline = time.monotonic() + PATIENCE_S
+            while limit.taken != taken:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+        assert limit.enter(limit.let_in(time.monotonic()))
+        come.set()
+        assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert int(dict(call.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+
+
 def test_until_everything_is_loaded_the_process_is_live_and_not_ready(bundle_path: Path, tmp_path: Path):
     app = App(Config(bundle=bundle_path, data=tmp_path / "data", listen={"port": 0}, consent=PRESUMED))  # type: ignore[arg-type]
     try:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.config import Overload
-from server.overload.limit import AdaptiveLimit, FixedLimit, Limit, Place
+from server.overload.limit import AdaptiveLimit, Limit, Place
 from server.overload.limits import Limits
 from server.security.roles import Role
 
@@ -43,7 +43,7 @@ def window(limit: AdaptiveLimit, clock: Clock, *, in_flight: int, wait_s: float 
 
 
 def test_a_limit_is_full_when_as_many_calls_are_in_flight():
-    for limit in (AdaptiveLimit(3, TARGET_S), FixedLimit(3)):
+    for limit in (AdaptiveLimit(3, TARGET_S), Limit(3)):
         for _ in range(3):
             assert not limit.is_full
             enter(limit)
@@ -54,7 +54,7 @@ def test_a_limit_is_full_when_as_many_calls_are_in_flight():
 
 def test_calls_whose_message_is_on_its_way_take_a_place_and_soon_lose_it_if_it_does_not_come():
     clock = Clock()
-    for limit in (AdaptiveLimit(3, TARGET_S, clock=clock), FixedLimit(3, clock=clock)):
+    for limit in (AdaptiveLimit(3, TARGET_S, clock=clock), Limit(3, clock=clock)):
         places = [limit.let_in(clock.now) for _ in range(3)]
         assert limit.is_full
         assert limit.enter(places[1])
@@ -70,7 +70,7 @@ def test_calls_whose_message_is_on_its_way_take_a_place_and_soon_lose_it_if_it_d
 
 
 def test_who_leaves_before_the_message_gives_the_place_back_and_who_has_entered_keeps_it():
-    for limit in (AdaptiveLimit(2, TARGET_S), FixedLimit(2)):
+    for limit in (AdaptiveLimit(2, TARGET_S), Limit(2)):
         leaving, staying = limit.let_in(0.0), limit.let_in(0.0)
         assert limit.enter(staying)
         staying.give_back()
@@ -126,7 +126,7 @@ def test_the_time_until_a_call_begins_is_its_delay():
 @given(st.lists(st.tuples(st.sampled_from(["let in", "enter", "leave", "wait"]), st.integers(0, 5)), max_size=60))
 def test_a_place_is_taken_from_when_a_call_is_let_in_until_it_has_left(steps: list[tuple[str, int]]):
     clock = Clock()
-    limit = FixedLimit(4, clock=clock)
+    limit = Limit(4, clock=clock)
     expected: list[tuple[float, Place]] = []
     late: list[Place] = []
     working = 0
