@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from server.api.method import Inner, Method, look_at_error
+from server.api.context import Context, Inner
+from server.api.method import Method, look_at_error
 from server.api.status import status_of
-from server.api.wire import Context
 from server.errors import ServiceError, Unavailable
 from server.security.keys import Caller
 
@@ -57,7 +57,7 @@ class Auditing:
             try:
                 return await inner(data, context)
             except BaseException as error:
-                code, message = status_of(method.name, error, context)
+                code, message = status_of(method.name, error)
                 if code is grpc.StatusCode.INTERNAL and message is not None:
                     raise ServiceError(message) from error  # it is logged, with whom it was about, which this task alone knows
                 raise
@@ -66,7 +66,6 @@ class Auditing:
 
         async def audited(data: Any, context: Context) -> Any:
             # In a task that goes on if the caller leaves: what was done is to be in the log, not that nobody waited for it.
-            # gRPC has let go of the call then, so that the context must not be touched, as streams do all the time.
             task = asyncio.ensure_future(work(data, context))
             self._work.add(task)
             task.add_done_callback(self._work.discard)

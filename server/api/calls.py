@@ -1,8 +1,7 @@
 """The one path of every call: is the server ready -> who calls -> may they -> is there room -> the guard and the handler."""
 
-from __future__ import annotations  # grpc's handler types take parameters in their stubs only
+from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
-from server.api.accepting import Crowd
 from server.api.auditing import Auditing
-from server.api.guard import PLACE, Guard
+from server.api.context import Context, Handler
+from server.api.guard import Guard
 from server.api.method import Method
-from server.api.refusals import Refusal, refusing
+from server.api.refusals import Refusal
 from server.errors import ServiceError, Unavailable
 from server.overload.limits import Limits
 from server.security.audit import AuditLog
@@ -31,6 +30,7 @@ _NO_KEY = Refusal(
     grpc.StatusCode.UNAUTHENTICATED, "this server needs an API key: send metadata `authorization: Bearer KEY` with a valid one"
 )
 _FULL = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once; repeat the call later", pushback_ms=200)
+_UNKNOWN = Refusal(grpc.StatusCode.UNIMPLEMENTED, "this server has no such method")
 _TENANT_GONE = Refusal(grpc.StatusCode.PERMISSION_DENIED, "this server does not serve the tenant of this key")
 
 
@@ -47,18 +47,14 @@ class Served(NamedTuple):
 
 
 class _Ready(NamedTuple):
-    """A method of a tenant, ready to be given to gRPC."""
+    """A method of a tenant, and what answers its calls."""
 
     method: Method
-    handler: Any
+    handler: Handler
 
 
-class Calls(grpc.GenericRpcHandler):
-    """Gives gRPC the handler of each call, or one that refuses it without reading its message.
-
-    One handler for all methods, and none registered with gRPC by name: for each of those it waits separately, and looks at all
-    of them at every call. Without interceptors for the same reason: each is one more coroutine a call.
-    """
+class Calls:
+    """Says what answers each call, or why it is refused without reading its message."""
 
     def __init__(
         self,
@@ -83,8 +79,7 @@ class Calls(grpc.GenericRpcHandler):
         self._refused: dict[tuple[str, str], CallRow] = {}
         self._gate: Refusal | None = _LOADING
         self._auditing = Auditing(self._caller)
-        self.crowd = Crowd()
-        self._guard = Guard(self._auditing, self.crowd, _DRAINING, _FULL)
+        self._guard = Guard(self._auditing, _DRAINING, _FULL)
 
     def offer(self, handlers: Mapping[str, Any], limits: Limits) -> None:
         """Methods of the server itself: health, which is answered from now on, and reflection. limits: of health."""
@@ -113,17 +108,17 @@ class Calls(grpc.GenericRpcHandler):
         """Ends the calls that only watch health, when they have been told. To be called on the event loop."""
         self._guard.end_watches()
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """The handler of a call, by method and key. None: there is no such method."""
-        name = handler_call_details.method
+    def service(self, context: Context) -> Handler | Refusal:
+        """The handler of a call that has come, by method and key, with a place for it."""
+        name = context.method
         ready = self._open.get(name)
         if ready is not None:
-            return self._let_in(ready)
+            return self._let_in(ready, context)
         if self._gate is not None:
             return self._refuse(name, "", self._gate, "draining" if self._gate is _DRAINING else None)
         caller = self._anybody
         if self._keys is not None:
-            found = self._keys.caller(handler_call_details.invocation_metadata)
+            found = self._keys.caller(context.invocation_metadata())
             if found is None:
                 return self._refuse(name, "", _NO_KEY)
             caller = found
@@ -132,10 +127,10 @@ class Calls(grpc.GenericRpcHandler):
             return self._refuse(name, "", _TENANT_GONE)
         ready = methods.get(name)
         if ready is None:
-            return None
+            return _UNKNOWN
         if ready.method.role not in caller.roles:
             return self._deny(ready, caller)
-        return self._let_in(ready)
+        return self._let_in(ready, context)
 
     async def finish(self) -> None:
         """Waits for what goes on although its caller has left."""
@@ -158,32 +153,29 @@ class Calls(grpc.GenericRpcHandler):
         )
         return _Ready(method, self._guard.guarded(method, handler))
 
-    def _let_in(self, ready: _Ready) -> Any:
+    def _let_in(self, ready: _Ready, context: Context) -> Handler | Refusal:
         """The handler, if there is room for one more call."""
         method = ready.method
         if method.limit.is_full:
             return self._refuse(method.name, method.tenant, _FULL, "limit")
-        place = method.limit.let_in(self.crowd.since or time.monotonic())
-        PLACE.set(place)
-        task = asyncio.current_task()
-        if task is not None:  # which ends without a word to any handler if the caller leaves before the message is there
-            task.add_done_callback(place.give_back)
+        context.place = method.limit.let_in(time.monotonic())
         return ready.handler
 
-    def _deny(self, ready: _Ready, caller: Caller) -> Any:
+    def _deny(self, ready: _Ready, caller: Caller) -> Handler | Refusal:
         role = ready.method.role.value
         refusal = Refusal(grpc.StatusCode.PERMISSION_DENIED, f"{ready.method.name} needs a key with the role {role}")
         ready.method.row.refused(refusal.code)
         if ready.method.audit is None:
-            return refusing(refusal)
+            return refusal
 
-        async def deny(context: Any) -> None:
+        async def deny(_: object, context: Context) -> None:
             with suppress(Unavailable):  # which the audit log has logged; the call is refused either way
                 await self._auditing.note(ready.method, caller, context.peer(), refusal.code, None)
+            context.end(refusal.code, refusal.message)
 
-        return refusing(refusal, first=deny)
+        return Handler(deny, takes_message=False)
 
-    def _refuse(self, name: str, tenant: str, refusal: Refusal, shed: Reason | None = None) -> Any:
+    def _refuse(self, name: str, tenant: str, refusal: Refusal, shed: Reason | None = None) -> Refusal:
         role = ROLE_OF.get(name)
         if role is not None:  # else anybody could have figures of any name kept
             row = self._refused.get((tenant, name))
@@ -192,9 +184,9 @@ class Calls(grpc.GenericRpcHandler):
             row.refused(refusal.code)
             if shed is not None:
                 self._figures.shed(tenant, role.value, shed)
-        return refusing(refusal)
+        return refusal
 
-    def _caller(self, context: Any) -> Caller:
+    def _caller(self, context: Context) -> Caller:
         """Whose call is about to be worked on. Raises _KeyRevoked: a message may come long after its headers."""
         found = self._keys.caller(context.invocation_metadata()) if self._keys is not None else self._anybody
         if found is None:

@@ -12,9 +12,9 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from server.api import health
-from server.api.accepting import accepting_server
+from server.api.call_loop import CallLoop
 from server.api.calls import Calls, Served
-from server.api.event_loop import EventLoop
+from server.api.grpc_server import GrpcServer
 from server.api.handlers import Handlers
 from server.config import Listen, Overload
 from server.errors import StartupError
@@ -32,7 +32,7 @@ _GRACE_OF_AGE_MS = 60_000  # for the calls of a connection that is closed for it
 
 
 class Edge:
-    """Listens, and runs the servicers, which are coroutines. asyncio with uvloop: see ARCHITECTURE.md for the measurement.
+    """Listens, and runs the servicers, which are coroutines. One thread for all: see ARCHITECTURE.md for the measurement.
 
     The port is open from construction on; until `serve` only health is answered, and any other call is UNAVAILABLE.
     """
@@ -53,7 +53,7 @@ class Edge:
         self._lagged: Callable[[float], None] = lambda seconds: None
         self._stopped = False
         logging.getLogger(_GRPC).addFilter(_of_nobody)
-        self._loop = EventLoop()
+        self._loop = CallLoop()
         self._loop.set_default_executor(ThreadPoolExecutor(_CHANGES_AT_ONCE, thread_name_prefix="changes"))
         self._thread = threading.Thread(target=self._loop.run_forever, name="rpc-loop", daemon=True)
         self._thread.start()
@@ -80,11 +80,11 @@ class Edge:
         self._run(self._drain())
         self._end_loop()
 
-    async def _bind(self, credentials: grpc.ServerCredentials | None, limits: Limits) -> tuple[grpc.aio.Server, int]:
+    async def _bind(self, credentials: grpc.ServerCredentials | None, limits: Limits) -> tuple[GrpcServer, int]:
         listen = self._listen
-        server = accepting_server(
-            self._calls,
-            self._calls.crowd,
+        server = GrpcServer(
+            self._loop,
+            self._calls.service,
             [
                 ("grpc.max_receive_message_length", listen.max_message_bytes),
                 ("grpc.max_send_message_length", listen.max_message_bytes),
@@ -97,7 +97,7 @@ class Edge:
         host = f"[{listen.host}]" if ":" in listen.host and not listen.host.startswith("[") else listen.host  # IPv6
         address = f"{host}:{listen.port}"
         try:
-            port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+            port = server.add_port(address, credentials)
         except RuntimeError:
             raise StartupError(_IN_USE.format(address=address) + (_OR_UNFIT if credentials else "")) from None
         own = Handlers()
@@ -109,7 +109,7 @@ class Edge:
         # Version 1 is the same under another name, and what newer tools ask for first.
         own[_REFLECTION.format("v1")] = own[_REFLECTION.format("v1alpha")]
         self._calls.offer(own, limits)
-        await server.start()
+        server.start()
         return server, port
 
     async def _serve(self, tenants: Mapping[str, Served]) -> None:

@@ -6,21 +6,18 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
-from server.api.accepting import Crowd
 from server.api.auditing import Auditing
-from server.api.method import Inner, Method, look_at_error
+from server.api.context import Context, Handler, Inner
+from server.api.method import Method, look_at_error
 from server.api.refusals import Refusal
 from server.api.requests import Requests
 from server.api.status import status_of
-from server.api.wire import Context
 from server.errors import DeadlineExceeded, InvalidField, InvalidRequest, ServiceError, Unavailable
-from server.overload.limit import Place
 from server.security.roles import Role
 from server.telemetry.current import CALL, USER, Call
 
@@ -29,21 +26,18 @@ _SIZING = ("requests", "item_ids", "limit")  # what says how much an answer hold
 _TOO_LARGE = "the answer would have {size:.1f} MiB, more than listen.max_message_bytes ({most:.1f} MiB); ask for fewer"
 _MESSAGE_SECONDS = 5.0
 _OK = grpc.StatusCode.OK
-PLACE: ContextVar[Place] = ContextVar("place")
-"""Of the call that is let in; gRPC runs what lets it in and what answers it in one task."""
 
 
 class Guard:
     """Wraps handlers. On the event loop."""
 
-    def __init__(self, auditing: Auditing, crowd: Crowd, draining: Refusal, full: Refusal) -> None:
+    def __init__(self, auditing: Auditing, draining: Refusal, full: Refusal) -> None:
         self._auditing = auditing
-        self._crowd = crowd
         self._draining = draining
         self._full = full
         self._drains = False
         self._streams: set[Requests] = set()
-        self._watches: set[asyncio.Task[Any]] = set()  # of health, which would go on for ever
+        self._watches: set[Context] = set()  # of health, which would go on for ever
 
     def drain(self) -> None:
         """Takes no more requests of streams."""
@@ -53,52 +47,51 @@ class Guard:
 
     def end_watches(self) -> None:
         """Ends the calls that only watch."""
-        for task in tuple(self._watches):
-            task.cancel()
+        for context in tuple(self._watches):
+            context.cancel()
 
-    def guarded(self, method: Method, handler: Any) -> Any:
-        """The handler for gRPC, which takes bytes."""
+    def guarded(self, method: Method, handler: grpc.RpcMethodHandler[Any, Any]) -> Handler:
+        """The handler, which takes bytes, for the server."""
         if handler.unary_unary is not None and method.role is Role.OPEN:
-            inner = _read(_decoded(method, handler.unary_unary))
-            return grpc.stream_unary_rpc_method_handler(self._around(method, inner))
+            return Handler(self._around(method, _read(_decoded(method, handler.unary_unary))), takes_message=False)
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(self._around(method, _decoded(method, handler.unary_unary), unary=True))
+            return Handler(self._around(method, _decoded(method, handler.unary_unary), unary=True))
         if handler.unary_stream is not None:
             inner = _decoded(method, _written(handler.unary_stream), encoded=False)
             inner = self._watching(inner) if method.role is Role.OPEN else inner
-            return grpc.unary_stream_rpc_method_handler(self._around(method, inner), None, method.encode)
+            return Handler(self._around(method, inner), gives_reply=False)
         if handler.stream_stream is not None:
             inner = self._reading(method, _written(handler.stream_stream))
-            return grpc.stream_stream_rpc_method_handler(self._around(method, inner), None, method.encode)
+            return Handler(self._around(method, inner), takes_message=False, gives_reply=False)
         raise NotImplementedError(f"{method.name} takes a stream and answers once; no service here did so far")
 
     def _around(self, method: Method, inner: Inner, *, unary: bool = False) -> Inner:
         limit, row, traces, call = method.limit, method.row, method.traces, Call(method.tenant, method.name)
-        crowd = self._crowd
         if method.audit is not None:
             inner = self._auditing.audited(method, inner, unary=unary)
 
         async def around(data: Any, context: Context) -> Any:
             started = time.monotonic()
-            place = PLACE.get()
+            place = context.place
+            if place is None:
+                raise RuntimeError("a call is worked on that was not let in")
             if not limit.enter(place):  # its message was so long in coming that others have its place
                 row.refused(self._full.code)
                 method.figures.shed(method.tenant, method.role.value, "limit")
-                await context.abort(self._full.code, self._full.message, self._full.trailers)
+                context.end(self._full.code, self._full.message, self._full.trailers)
+                return None
+            limit.began(place)
             CALL.set(call)
-            trace = (
-                traces.start(method.name, context.invocation_metadata() or (), method.tenant) if traces is not None else None
-            )
+            trace = traces.start(method.name, context.invocation_metadata(), method.tenant) if traces is not None else None
             code = _OK
             try:
-                await crowd.all_let_in()
-                limit.began(place)
                 return await inner(data, context)
             except BaseException as error:
-                code, message = status_of(method.name, error, context)
+                code, message = status_of(method.name, error)
                 if message is None:
                     raise
-                await context.abort(code, message)
+                context.end(code, message)
+                return None
             finally:
                 limit.leave()
                 row.done(code, time.monotonic() - started)
@@ -128,10 +121,7 @@ class Guard:
         """A handler that has no end of its own, and is ended when the server drains."""
 
         async def watching(data: Any, context: Context) -> None:
-            task = asyncio.current_task()
-            if task is None:
-                raise RuntimeError("a handler runs in a task")
-            self._watches.add(task)
+            self._watches.add(context)
             try:
                 await inner(data, context)
             except asyncio.CancelledError:
@@ -139,7 +129,7 @@ class Guard:
                     raise
                 raise Unavailable(self._draining.message) from None
             finally:
-                self._watches.discard(task)
+                self._watches.discard(context)
 
         return watching
 
@@ -203,7 +193,7 @@ def _read(inner: Inner) -> Inner:
         if not done:
             raise DeadlineExceeded(f"the call's message was not there after {_MESSAGE_SECONDS:g} s")
         data = reading.result()
-        if data is grpc.aio.EOF:
+        if data is None:
             raise InvalidRequest("the call had no message")
         return await inner(data, context)
 

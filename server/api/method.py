@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,6 @@ from server.telemetry.calls import CallFigures, CallRow
 
 if TYPE_CHECKING:
     from server.telemetry.otlp import Traces  # which needs OpenTelemetry
-
-Inner = Callable[[Any, Any], Awaitable[Any]]
-"""A handler: of the message, or nothing where it reads a stream, and the call's context."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError
 
-from server.api.wire import Context
+from server.api.context import Context
 from server.errors import InvalidRequest
 
 BROKEN_MESSAGE = "the request is not a message of this method, in UTF-8"
@@ -17,8 +16,8 @@ BROKEN_MESSAGE = "the request is not a message of this method, in UTF-8"
 class Requests:
     """Decoded messages, in order. `ended`: the caller has sent all. `stopped`: the server drains, and wants no more.
 
-    A read cannot be called back, since gRPC's core goes on writing where the answer should go. So whoever must stop at once
-    reads in a task of its own and leaves it to itself: it ends with the call.
+    A read cannot be called back: gRPC's core has been asked for the message. So whoever must stop at once reads in a task of
+    its own and leaves it to itself: it ends with the call.
     """
 
     def __init__(self, context: Context, decode: Callable[[bytes], Any]) -> None:
@@ -34,9 +33,9 @@ class Requests:
     async def __anext__(self) -> Any:
         """Raises InvalidRequest if it is not a message of the method."""
         data = await self._context.read()
-        if data is grpc.aio.EOF:
+        if data is None:
             self.ended = True
-        if self.ended or self.stopped:
+        if data is None or self.stopped:
             raise StopAsyncIteration
         try:
             return self._decode(data)

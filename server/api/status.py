@@ -7,17 +7,16 @@ import grpc
 from google.protobuf.message import DecodeError
 from towerbridge.v1 import common_pb2
 
+from server.api.context import CallerLeft
 from server.api.requests import BROKEN_MESSAGE
-from server.api.wire import Context
 from server.errors import InvalidField, ServiceError
 
 _log = logging.getLogger(__name__)
 _INTERNAL = "an internal error; the server's log has the details"
-_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def status_of(method: str, error: BaseException, context: Context) -> tuple[grpc.StatusCode, str | None]:
-    """The status that a call ends with, and the message for its caller; no message if it has been ended already.
+def status_of(method: str, error: BaseException) -> tuple[grpc.StatusCode, str | None]:
+    """The status that a call ends with, and the message for its caller; no message if the caller has left.
 
     Errors that callers may see carry their message; any other is logged whole and reaches the caller as INTERNAL.
     """
@@ -26,11 +25,7 @@ def status_of(method: str, error: BaseException, context: Context) -> tuple[grpc
     if isinstance(error, DecodeError):
         # Left to gRPC this would be UNKNOWN, and a traceback in the log for every broken message.
         return grpc.StatusCode.INVALID_ARGUMENT, BROKEN_MESSAGE
-    if isinstance(error, grpc.aio.AbortError):  # a handler ended the call itself, as health does for an unknown service
-        code = context.code()
-        return (code if isinstance(code, grpc.StatusCode) else _BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)), None
-    if isinstance(error, (asyncio.CancelledError, grpc.aio.InternalError)):
-        # The latter is how gRPC tells a handler that writes, or ends its call, that its caller has just left.
+    if isinstance(error, (asyncio.CancelledError, CallerLeft)):
         return grpc.StatusCode.CANCELLED, None
     _log.error("%s failed", method, exc_info=error)
     return grpc.StatusCode.INTERNAL, _INTERNAL

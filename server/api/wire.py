@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 else:  # grpc's types take parameters in their stubs only
     Context = grpc.aio.ServicerContext
+"""A call as generated code types it. What servicers are given is server.api.context.Context, which has what they use of it."""
 
 _LONGEST_SECONDS = 3600.0  # longer than anyone waits, and within what clocks and threads can wait for
 

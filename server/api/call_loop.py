@@ -1,0 +1,78 @@
+"""The event loop that runs gRPC's calls: asyncio's, which waits for gRPC's completion queue, and for nothing else."""
+
+import asyncio
+import time
+from typing import Any
+
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+_LONGEST_SECONDS = 0.1  # of one wait: gRPC waits until a time of day, and the clock may be set back meanwhile
+_DEAF_SECONDS = 0.005  # of one wait, while nothing can wake the loop
+_AT_ONCE = 1024  # events: a crowd of some 300 calls is taken in before the loop goes on with those that it has
+
+
+class CallLoop(asyncio.BaseEventLoop):
+    """An event loop whose thread takes gRPC's events itself.
+
+    gRPC's own server for asyncio leaves that to another thread, which writes a byte into a socket for each of a call's four
+    events, so that the loop wakes and looks. What a call costs is mostly that. Here the loop waits where gRPC says what has
+    happened, as its server for threads does: a tag is a function, which is called with its event before anything else goes on.
+
+    Files and sockets cannot be waited for here, as on any loop that is not a selector's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = cygrpc.CompletionQueue()
+        self.waker: Any = None
+        """A call of gRPC, of which no more is asked than to wake the loop: it may have ended. None: nothing can wake it."""
+        self._sleeps = False
+        self._selector = self  # what asyncio asks for events, each time round
+
+    def select(self, timeout: float | None) -> list[Any]:
+        """Handles what has happened; waits for it up to `timeout` seconds, None: until something does."""
+        event = self.queue.poll(0.0) if timeout is not None and timeout <= 0.0 else self._sleep(timeout)
+        taken = 0
+        while event.tag is not None:
+            try:
+                event.tag(event)
+            except Exception as error:
+                self.call_exception_handler({"message": "an event of gRPC's could not be handled", "exception": error})
+            taken += 1
+            if taken >= _AT_ONCE:
+                break
+            event = self.queue.poll(0.0)
+        return []
+
+    def close(self) -> None:
+        """Takes what gRPC has left, and ends. Every server of this loop must have stopped."""
+        if self.is_closed():
+            return
+        super().close()
+        self.waker = None
+        self.queue.shutdown()
+        while self.queue.poll().tag is not None:
+            pass
+
+    def _sleep(self, timeout: float | None) -> Any:
+        longest = _LONGEST_SECONDS if self.waker is not None else _DEAF_SECONDS
+        seconds = longest if timeout is None else min(timeout, longest)
+        self._sleeps = True
+        # Only now, since what another thread adds from here on wakes the loop.
+        event = self.queue.poll(0.0 if self._ready else time.time() + seconds)  # type: ignore[attr-defined]
+        self._sleeps = False
+        return event
+
+    def _process_events(self, events: list[Any]) -> None:
+        """`select` has handled them."""
+
+    def _write_to_self(self) -> None:
+        """Wakes the loop, on any thread: a batch of no operations has happened as soon as it is started."""
+        waker = self.waker
+        if self._sleeps and waker is not None:
+            self._sleeps = False
+            waker.start_server_batch((), _woken)
+
+
+def _woken(event: Any) -> None:
+    """That was all."""
