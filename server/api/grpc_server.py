@@ -14,6 +14,9 @@ from server.api.refusals import Refusal
 
 _log = logging.getLogger(__name__)
 _ASKED_FOR = 16  # calls that gRPC may hand over before it is asked for more
+_PENDING = 20_000  # calls that came while the loop did other things, which are then let in, or refused
+ALL_THAT_COME = (("grpc.server.max_pending_requests", _PENDING), ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING))
+"""Else gRPC's core ends what goes beyond 1,000 with CANCELLED, by chance, and nobody is told to come back later."""
 _FAILED = Refusal(grpc.StatusCode.INTERNAL, "an internal error; the server's log has the details")
 
 
@@ -50,7 +53,9 @@ class GrpcServer:
             self._ask()
 
     async def stop(self, grace_s: float) -> None:
-        """Takes no more calls, and ends when those in flight have; they are cancelled after the time given."""
+        """Takes no more calls, and ends when those in flight have; they are cancelled after the time given. Once is enough."""
+        if self._stops:
+            return
         self._stops = True
         over: asyncio.Future[None] = self._loop.create_future()
         self._core.shutdown(self._loop.queue, lambda event: over.set_result(None))
