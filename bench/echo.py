@@ -1,8 +1,8 @@
 """A bare gRPC echo: what a call, or a message of a stream, of the same size costs when nothing is done with it.
 
 python -m bench.echo BYTES [--sync] [--method NAME=BYTES ...]: answers any method with BYTES bytes, and those named with as many
-as said, until standard input closes. It listens on a free loopback port, which it prints. asyncio and uvloop, as the server is,
-or, with --sync, a pool of threads.
+as said, until standard input closes. It listens on a free loopback port, which it prints. asyncio and uvloop,
+or, with --sync, a pool of threads: the two servers that gRPC has for Python.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from bench.load.drive import LoadError
 from bench.load.job import Load
 
 ECHOES = ("aio", "sync")
-"""asyncio with uvloop, as the server is; a pool of threads."""
+"""asyncio with uvloop; a pool of threads: the two servers that gRPC has for Python."""
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The event loop that runs gRPC's calls: asyncio's, which waits for gRPC's completion queue, and for nothing else."""
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -27,21 +28,21 @@ class CallLoop(asyncio.BaseEventLoop):
         self.waker: Any = None
         """A call of gRPC, of which no more is asked than to wake the loop: it may have ended. None: nothing can wake it."""
         self._sleeps = False
+        self._waking = threading.Lock()  # no wake-up is begun after the queue's end, which would end the process
         self._selector = self  # what asyncio asks for events, each time round
 
     def select(self, timeout: float | None) -> list[Any]:
         """Handles what has happened; waits for it up to `timeout` seconds, None: until something does."""
-        event = self.queue.poll(0.0) if timeout is not None and timeout <= 0.0 else self._sleep(timeout)
-        taken = 0
-        while event.tag is not None:
+        wait = timeout is None or timeout > 0.0
+        for _ in range(_AT_ONCE):
             try:
+                event = self._sleep(timeout) if wait else self.queue.poll(0.0)
+                wait = False
+                if event.tag is None:
+                    break
                 event.tag(event)
-            except Exception as error:
+            except Exception as error:  # for want of memory for a message, for example: the loop goes on
                 self.call_exception_handler({"message": "an event of gRPC's could not be handled", "exception": error})
-            taken += 1
-            if taken >= _AT_ONCE:
-                break
-            event = self.queue.poll(0.0)
         return []
 
     def close(self) -> None:
@@ -49,7 +50,8 @@ class CallLoop(asyncio.BaseEventLoop):
         if self.is_closed():
             return
         super().close()
-        self.waker = None
+        with self._waking:
+            self.waker = None
         self.queue.shutdown()
         while self.queue.poll().tag is not None:
             pass
@@ -58,20 +60,21 @@ class CallLoop(asyncio.BaseEventLoop):
         longest = _LONGEST_SECONDS if self.waker is not None else _DEAF_SECONDS
         seconds = longest if timeout is None else min(timeout, longest)
         self._sleeps = True
-        # Only now, since what another thread adds from here on wakes the loop.
-        event = self.queue.poll(0.0 if self._ready else time.time() + seconds)  # type: ignore[attr-defined]
-        self._sleeps = False
-        return event
+        try:  # looks at what is ready only now: what another thread adds from here on wakes the loop
+            return self.queue.poll(0.0 if self._ready else time.time() + seconds)  # type: ignore[attr-defined]
+        finally:
+            self._sleeps = False
 
     def _process_events(self, events: list[Any]) -> None:
         """`select` has handled them."""
 
     def _write_to_self(self) -> None:
         """Wakes the loop, on any thread: a batch of no operations has happened as soon as it is started."""
-        waker = self.waker
-        if self._sleeps and waker is not None:
-            self._sleeps = False
-            waker.start_server_batch((), _woken)
+        if self._sleeps:
+            with self._waking:
+                if self.waker is not None:
+                    self._sleeps = False
+                    self.waker.start_server_batch((), _woken)
 
 
 def _woken(event: Any) -> None:

@@ -31,6 +31,7 @@ class Handler(NamedTuple):
     """What answers the calls of a method."""
 
     work: Inner
+    """It begins outside of any task, so nothing that needs one may come before its first wait, such as `asyncio.timeout`."""
     takes_message: bool = True
     """The call's one message is there when the work begins; False: the work reads what it wants, and is given None."""
     gives_reply: bool = True
@@ -103,19 +104,23 @@ class Context:
 
     async def write(self, message: Message) -> None:
         """Sends a message, and waits until gRPC has room for another. One at a time. Raises CallerLeft."""
+        data = message.SerializeToString()
+        if self._ended:
+            raise CallerLeft
         sent: asyncio.Future[bool] = self._loop.create_future()
-        self._start((*self._head(), cygrpc.SendMessageOperation(message.SerializeToString(), _NO_FLAGS)), partial(_tell, sent))
+        self._start((*self._head(), cygrpc.SendMessageOperation(data, _NO_FLAGS)), partial(_tell, sent))
         if not await sent:
             raise CallerLeft
 
     def end(self, code: grpc.StatusCode, message: str, trailers: tuple[tuple[str, str], ...] = ()) -> None:
         """Ends the call with a status, if it has none."""
-        self._end((), trailers, code.value[0], message)
+        self._end((), trailers, code.value[0], message.encode(errors="replace"))
 
     def cancel(self) -> None:
         """Cancels the handler where it waits."""
         if self._task is not None:
-            self._task.cancel()
+            # Once the task has begun: one that is cancelled before never runs, and its handler would not be told.
+            self._loop.call_soon(self._task.cancel)
 
     def answer(self, handler: Handler) -> None:
         """Has the handler answer, when the message is there, if it takes one."""
@@ -160,9 +165,13 @@ class Context:
             self._reply(task.result())
 
     def _reply(self, message: Any) -> None:
+        if self._ended:
+            return
         gives_reply = self._handler is not None and self._handler.gives_reply
-        if not self._ended:
-            self._end((cygrpc.SendMessageOperation(message, _NO_FLAGS),) if gives_reply else (), (), 0, "")
+        try:
+            self._end((cygrpc.SendMessageOperation(message, _NO_FLAGS),) if gives_reply else (), (), 0, b"")
+        except Exception as error:
+            self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, (asyncio.CancelledError, CallerLeft)):
@@ -171,7 +180,7 @@ class Context:
             _log.error("%s failed", self.method, exc_info=error)
             self.end(grpc.StatusCode.INTERNAL, _INTERNAL)
 
-    def _end(self, messages: _Batch, trailers: tuple[tuple[str, str], ...], code: int, message: str) -> None:
+    def _end(self, messages: _Batch, trailers: tuple[tuple[str, str], ...], code: int, message: bytes) -> None:
         if self._ended:
             return
         self._ended = True
@@ -179,7 +188,11 @@ class Context:
         # gRPC wants to be asked once in every call whether the caller has left.
         close = () if self._watched else (cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),)
         self._watched = True
-        self._start((*self._head(), *messages, status, *close), _ignore)
+        try:
+            self._start((*self._head(), *messages, status, *close), _ignore)
+        except BaseException:  # else nobody would ever answer
+            self._core.cancel()
+            raise
 
     def _head(self) -> _Batch:
         """What the answer begins with, once."""
@@ -197,6 +210,8 @@ class Context:
             self.cancel()
 
     def _start(self, batch: _Batch, tag: Callable[[Any], None]) -> None:
+        if self._loop.is_closed():  # what is left of a handler ends with it; gRPC would end the process
+            return
         error = self._core.start_server_batch(batch, tag)
         if error:
             raise RuntimeError(f"gRPC's core refuses to go on with a call of {self.method}: error {error}")

@@ -63,7 +63,7 @@ class GrpcServer:
         if not done:
             self._core.cancel_all_calls()
             await over
-        if self._running:
+        while self._running:
             await asyncio.wait(tuple(self._running))
         self._core.destroy()
 
@@ -71,10 +71,10 @@ class GrpcServer:
         self._core.request_call(self._loop.queue, self._loop.queue, self._came)
 
     def _came(self, event: Any) -> None:
-        if not event.success:  # the server stops
-            return
         if not self._stops:
             self._ask()
+        if not event.success:  # the server stops
+            return
         self._loop.waker = event.call
         context = Context(event, self._loop, self._running)
         try:

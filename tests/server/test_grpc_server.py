@@ -190,6 +190,40 @@ def test_a_handler_that_waits_is_cancelled_when_its_caller_leaves_or_has_no_more
             ended, waits = Future(), threading.Event()
 
 
+def test_a_handler_whose_caller_left_before_it_first_waited_is_cancelled_too():
+    told: Future[str] = Future()
+
+    async def slow_then_wait(data: bytes, context: Context) -> bytes:
+        time.sleep(0.5)  # the loop is held up, and the caller's time is over
+        try:
+            await asyncio.Event().wait()
+        except BaseException as error:
+            told.set_result(type(error).__name__)
+            raise
+        return data
+
+    with serving(Handler(slow_then_wait)) as one:
+        with pytest.raises(grpc.RpcError) as late:
+            one.call(b"x", timeout=0.2)
+        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert told.result(PATIENCE_S) == "CancelledError"
+
+
+def test_whatever_a_handler_gives_its_caller_gets_a_status():
+    async def give(data: bytes, context: Context) -> Any:
+        if data == b"surrogate":
+            context.end(grpc.StatusCode.NOT_FOUND, "no \udcff")
+        return "no bytes"
+
+    with serving(Handler(give)) as one:
+        with pytest.raises(grpc.RpcError) as refused:
+            one.call(b"surrogate", timeout=PATIENCE_S)
+        assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.NOT_FOUND, "no ?")
+        with pytest.raises(grpc.RpcError) as refused:
+            one.call(b"text", timeout=PATIENCE_S)
+        assert refused.value.code() is grpc.StatusCode.INTERNAL
+
+
 @pytest.mark.parametrize("grace_s", [0.0, PATIENCE_S])
 def test_stopping_gives_calls_their_time_and_then_cancels_them(grace_s: float):
     waits = threading.Event()
@@ -266,7 +300,7 @@ def test_a_call_knows_its_metadata_its_peer_and_its_time():
         one.call(b"x", metadata=(("key", "value"),))
     (key, peer, remaining), (_, _, unlimited) = seen
     assert (key, peer) == ("value", "ipv4")
-    assert 0.0 < remaining <= PATIENCE_S
+    assert 0.0 < remaining <= PATIENCE_S + 1.0  # the header rounds
     assert unlimited is None
 
 
