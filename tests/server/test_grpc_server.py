@@ -41,8 +41,15 @@ class Serving:
     def run(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(PATIENCE_S)
 
-    def hold_up(self, seconds: float) -> None:
-        self.loop.call_soon_threadsafe(time.sleep, seconds)
+    @contextmanager
+    def held_up(self) -> Iterator[None]:
+        """The loop's thread does nothing meanwhile, and half a second longer, in which calls reach the server."""
+        holds, go_on = threading.Event(), threading.Event()
+        self.loop.call_soon_threadsafe(lambda: (holds.set(), go_on.wait(PATIENCE_S)))
+        assert holds.wait(PATIENCE_S)
+        yield
+        time.sleep(0.5)
+        go_on.set()
 
 
 @contextmanager
@@ -92,16 +99,16 @@ def test_what_came_while_the_loop_was_held_up_is_let_in_before_any_of_it_is_begu
     with serving(let_in) as one:
         assert one.call(b"first", timeout=PATIENCE_S) == b"first"
         seen.clear()
-        one.hold_up(1.0)
-        crowd = [one.call.future(b"%d" % number, timeout=PATIENCE_S) for number in range(CROWD)]
+        with one.held_up():
+            crowd = [one.call.future(b"%d" % number, timeout=PATIENCE_S) for number in range(CROWD)]
         assert [call.result() for call in crowd] == [b"%d" % number for number in range(CROWD)]
     assert seen == ["let in"] * CROWD + ["begun"] * CROWD
 
 
 def test_more_than_are_taken_in_at_once_are_all_answered():
     with serving(Handler(echo)) as one:
-        one.hold_up(0.5)
-        crowd = [one.call.future(b"%d" % number, timeout=PATIENCE_S) for number in range(1500)]
+        with one.held_up():
+            crowd = [one.call.future(b"%d" % number, timeout=PATIENCE_S) for number in range(1500)]
         assert [call.result() for call in crowd] == [b"%d" % number for number in range(1500)]
 
 
