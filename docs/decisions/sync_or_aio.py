@@ -1,4 +1,4 @@
-"""Thread pool, asyncio, or one thread for all, at the gRPC edge? The same handler behind both, under an open-loop Poisson load.
+"""Sync thread pool or asyncio at the gRPC edge? The same handler behind both, under an open-loop Poisson load.
 
 Usage (from the checkout): python docs/decisions/sync_or_aio.py BUNDLE [--seconds 10] [--repeats 3] > sync_or_aio.json
 BUNDLE has items named item-0 to item-9999, 64 components: tests.tiny.write_tiny_bundle(path, 10000, 64, history_length=50).
@@ -28,14 +28,11 @@ import uvloop
 from towerbridge.v1 import common_pb2, recommendation_pb2, recommendation_pb2_grpc
 
 from bench.hardware import hardware
-from server.api.call_loop import CallLoop
-from server.api.context import Handler
-from server.api.grpc_server import GrpcServer
 from server.api.recommendations import RecommendationServicer
 from server.api.wire import deadline_of
 from server.recommend.flow import Recommender
 
-EDGES = ("sync", "aio", "aio+uvloop", "one thread", "sync, switch 0.2 ms", "aio+uvloop, switch 0.2 ms")
+EDGES = ("sync", "aio", "aio+uvloop", "sync, switch 0.2 ms", "aio+uvloop, switch 0.2 ms")
 RATES = (200, 1000)
 PEOPLE = 500
 
@@ -54,8 +51,6 @@ def serve(edge: str, bundle: str, ready: Connection) -> None:
             sys.setswitchinterval(float(switch.removesuffix(" ms")) / 1e3)
         if edge == "sync":
             serve_sync(app, ready)
-        elif edge == "one thread":
-            serve_on_one_thread(app, ready)
         elif edge == "aio":
             asyncio.run(serve_aio(app, ready))
         else:
@@ -122,33 +117,6 @@ async def serve_aio(app: Any, ready: Connection) -> None:
     ready.send(port)
     await asyncio.get_running_loop().run_in_executor(None, wait_for_end, ready)
     await server.stop(1)
-
-
-def serve_on_one_thread(app: Any, ready: Connection) -> None:
-    """The same again, on the thread that takes gRPC's events."""
-    recommender, servicer = parts_of(app)
-
-    async def recommend(data: bytes, context: Any) -> bytes:
-        request = recommendation_pb2.RecommendRequest.FromString(data)
-        deadline = deadline_of(context, 10_000)
-        revision = servicer._journal.revision
-        ask = await servicer._decode(request, revision, deadline)
-        answer = await asyncio.wrap_future(recommender.start(ask, deadline).answer)
-        ranked: Any = recommender.rank(ask, answer, final=True)
-        return servicer._encode(ranked, request.attributes, revision).SerializeToString()
-
-    loop = CallLoop()
-    thread = threading.Thread(target=loop.run_forever)
-    server = GrpcServer(loop, lambda context: Handler(recommend), ())
-    port = server.add_port("127.0.0.1:0", None)
-    loop.call_soon(server.start)
-    thread.start()
-    ready.send(port)
-    wait_for_end(ready)
-    asyncio.run_coroutine_threadsafe(server.stop(1), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
 
 
 def wait_for_end(ready: Connection) -> None:
