@@ -21,7 +21,8 @@ _log = logging.getLogger(__name__)
 _NO_FLAGS = 0
 _NEVER_SECONDS = 2.0**60  # since 1970: what gRPC gives as the deadline of a call that has none is beyond
 _NO_MESSAGE = "the call had no message"
-_INTERNAL = "an internal error; the server's log has the details"
+INTERNAL = "an internal error; the server's log has the details"
+"""What a caller is told of an error that nobody expected."""
 _Batch = tuple[Any, ...]
 Inner = Callable[[Any, Any], Coroutine[Any, Any, Any]]
 """Works on a call: of its message, or of nothing where it reads by itself, and its Context."""
@@ -116,6 +117,14 @@ class Context:
         """Ends the call with a status, if it has none."""
         self._end((), trailers, code.value[0], message.encode(errors="replace"))
 
+    def fail(self, error: BaseException) -> None:
+        """Ends the call because of an error, which is logged unless it says that the caller has left."""
+        if isinstance(error, (asyncio.CancelledError, CallerLeft)):
+            self.end(grpc.StatusCode.CANCELLED, "")
+        else:
+            _log.error("%s failed", self.method, exc_info=error)
+            self.end(grpc.StatusCode.INTERNAL, INTERNAL)
+
     def cancel(self) -> None:
         """Cancels the handler where it waits."""
         if self._task is not None:
@@ -147,7 +156,7 @@ class Context:
         except StopIteration as done:
             self._reply(done.value)
         except (Exception, asyncio.CancelledError) as error:
-            self._fail(error)
+            self.fail(error)
         else:
             self._watch()
             self._task = task = self._loop.create_task(_rest(work, waits_for))
@@ -158,9 +167,9 @@ class Context:
         self._running.discard(task)
         self._task = None  # else both would be garbage in a circle
         if task.cancelled():
-            self._fail(asyncio.CancelledError())
+            self.fail(asyncio.CancelledError())
         elif (error := task.exception()) is not None:
-            self._fail(error)
+            self.fail(error)
         else:
             self._reply(task.result())
 
@@ -171,14 +180,7 @@ class Context:
         try:
             self._end((cygrpc.SendMessageOperation(message, _NO_FLAGS),) if gives_reply else (), (), 0, b"")
         except Exception as error:
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        if isinstance(error, (asyncio.CancelledError, CallerLeft)):
-            self.end(grpc.StatusCode.CANCELLED, "")
-        else:
-            _log.error("%s failed", self.method, exc_info=error)
-            self.end(grpc.StatusCode.INTERNAL, _INTERNAL)
+            self.fail(error)
 
     def _end(self, messages: _Batch, trailers: tuple[tuple[str, str], ...], code: int, message: bytes) -> None:
         if self._ended:

@@ -1,7 +1,6 @@
 """The gRPC server: one event loop in a thread of its own."""
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,6 @@ _REFLECTION = "/grpc.reflection.{}.ServerReflection/ServerReflectionInfo"
 _OR_UNFIT = "; if none is, gRPC does not take the TLS certificate: its keyUsage, where it has one, needs digitalSignature"
 _REFUSE_SECONDS = 0.1
 _CHANGES_AT_ONCE = 8  # catalogue changes in flight; they wait for encoder, engine and disk in threads
-_GRPC = "grpc._cython.cygrpc"  # the name that gRPC logs under
 _BEAT_SECONDS = 0.01
 _GRACE_OF_AGE_MS = 60_000  # for the calls of a connection that is closed for its age
 
@@ -52,7 +50,6 @@ class Edge:
         self._health = health.HealthServicer(services)
         self._lagged: Callable[[float], None] = lambda seconds: None
         self._stopped = False
-        logging.getLogger(_GRPC).addFilter(_of_nobody)
         self._loop = CallLoop()
         self._loop.set_default_executor(ThreadPoolExecutor(_CHANGES_AT_ONCE, thread_name_prefix="changes"))
         self._thread = threading.Thread(target=self._loop.run_forever, name="rpc-loop", daemon=True)
@@ -148,8 +145,3 @@ class Edge:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-def _of_nobody(record: logging.LogRecord) -> bool:
-    """Whether gRPC's own line is worth one: not that a call could not be ended with a status since its caller had just left."""
-    return "ExecuteBatchError" not in record.getMessage()

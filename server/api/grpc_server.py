@@ -1,7 +1,6 @@
 """gRPC's server, whose calls are taken and answered on one thread: the event loop's."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,12 +11,10 @@ from server.api.call_loop import CallLoop
 from server.api.context import Context, Handler
 from server.api.refusals import Refusal
 
-_log = logging.getLogger(__name__)
 _ASKED_FOR = 16  # calls that gRPC may hand over before it is asked for more
 _PENDING = 20_000  # calls that came while the loop did other things, which are then let in, or refused
 ALL_THAT_COME = (("grpc.server.max_pending_requests", _PENDING), ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING))
 """Else gRPC's core ends what goes beyond 1,000 with CANCELLED, by chance, and nobody is told to come back later."""
-_FAILED = Refusal(grpc.StatusCode.INTERNAL, "an internal error; the server's log has the details")
 
 
 class GrpcServer:
@@ -79,10 +76,9 @@ class GrpcServer:
         context = Context(event, self._loop, self._running)
         try:
             answer = self._service(context)
-        except Exception:
-            _log.exception("what answers %s could not be found", context.method)
-            answer = _FAILED
-        if isinstance(answer, Refusal):
-            context.end(answer.code, answer.message, answer.trailers)
-        else:
-            context.answer(answer)
+            if isinstance(answer, Refusal):
+                context.end(answer.code, answer.message, answer.trailers)
+            else:
+                context.answer(answer)
+        except Exception as error:
+            context.fail(error)

@@ -7,12 +7,11 @@ import grpc
 from google.protobuf.message import DecodeError
 from towerbridge.v1 import common_pb2
 
-from server.api.context import CallerLeft
+from server.api.context import INTERNAL, CallerLeft
 from server.api.requests import BROKEN_MESSAGE
 from server.errors import InvalidField, ServiceError
 
 _log = logging.getLogger(__name__)
-_INTERNAL = "an internal error; the server's log has the details"
 
 
 def status_of(method: str, error: BaseException) -> tuple[grpc.StatusCode, str | None]:
@@ -28,7 +27,7 @@ def status_of(method: str, error: BaseException) -> tuple[grpc.StatusCode, str |
     if isinstance(error, (asyncio.CancelledError, CallerLeft)):
         return grpc.StatusCode.CANCELLED, None
     _log.error("%s failed", method, exc_info=error)
-    return grpc.StatusCode.INTERNAL, _INTERNAL
+    return grpc.StatusCode.INTERNAL, INTERNAL
 
 
 def row_error(error: ServiceError, field: str = "") -> common_pb2.RowError:
