@@ -20,6 +20,7 @@ from bench.hardware import hardware
 
 REPLY_BYTES = 2001  # as Recommend of 100 items
 RECOMMEND = "/towerbridge.v1.RecommendationService/Recommend"
+_WARM_UP_SECONDS = 1.0
 _ECHO = [sys.executable, "-m", "bench.echo", "0", "--method", f"{RECOMMEND}={REPLY_BYTES}"]
 EDGES = {
     "asyncio": _ECHO,
@@ -58,7 +59,7 @@ def measure(edge: str, rate: float, seconds: float, seed: int, folder: Path) -> 
         port = int(echo.stdout.readline())
         process = psutil.Process(echo.pid)
         load = [sys.executable, "-m", "bench.load", "--target", f"127.0.0.1:{port}", "--ids", str(ids), "--recall-queries", "0"]
-        load += ["--rate", str(rate), "--warm-up", "1", "--duration", str(seconds), "--seed", str(seed)]
+        load += ["--rate", str(rate), "--warm-up", str(_WARM_UP_SECONDS), "--duration", str(seconds), "--seed", str(seed)]
         load += ["--json", str(result), "--html", str(folder / "result.html")]
         before = process.cpu_times()
         subprocess.run(load, check=True, stdout=subprocess.DEVNULL)
@@ -66,7 +67,7 @@ def measure(edge: str, rate: float, seconds: float, seed: int, folder: Path) -> 
         echo.communicate()
     figures = json.loads(result.read_text(encoding="utf-8"))
     used = (after.user + after.system) - (before.user + before.system)
-    calls = rate * (seconds + 1.0)
+    calls = figures["achieved_rps"] * (seconds + _WARM_UP_SECONDS)
     return {
         "edge": edge,
         "calls_a_second": figures["achieved_rps"],

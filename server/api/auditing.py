@@ -48,7 +48,7 @@ class Auditing:
             raise Unavailable(f"the audit log cannot be written: {error.strerror or error}; {was}") from error
 
     def audited(self, method: Method, inner: Inner, *, unary: bool) -> Inner:
-        """The handler of a method that is audited. unary: it answers once, and does not touch its context while it works."""
+        """The handler of a method that is audited. unary: it answers once; what streams do ends with their callers."""
 
         async def work(data: Any, context: Context) -> Any:
             caller, peer, request = self._caller(context), context.peer(), _request(method, data)

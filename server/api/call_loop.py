@@ -5,7 +5,7 @@ import threading
 import time
 from typing import Any
 
-from grpc._cython import cygrpc  # type: ignore[attr-defined]
+from grpc._cython.cygrpc import CompletionQueue
 
 _LONGEST_SECONDS = 0.1  # of one wait: gRPC waits until a time of day, and the clock may be set back meanwhile
 _DEAF_SECONDS = 0.005  # of one wait, while nothing can wake the loop
@@ -16,7 +16,7 @@ class CallLoop(asyncio.BaseEventLoop):
     """An event loop whose thread takes gRPC's events itself.
 
     gRPC's own server for asyncio leaves that to another thread, which writes a byte into a socket for each of a call's four
-    events, so that the loop wakes and looks. What a call costs is mostly that. Here the loop waits where gRPC says what has
+    events, so that the loop wakes and looks. Half of what a call costs is that. Here the loop waits where gRPC says what has
     happened, as its server for threads does: a tag is a function, which is called with its event before anything else goes on.
 
     Files and sockets cannot be waited for here, as on any loop that is not a selector's.
@@ -24,10 +24,11 @@ class CallLoop(asyncio.BaseEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = cygrpc.CompletionQueue()
+        self.queue = CompletionQueue()
         self.waker: Any = None
         """A call of gRPC, of which no more is asked than to wake the loop: it may have ended. None: nothing can wake it."""
         self._sleeps = False
+        self._is_called = False  # by another thread, which has something to be run
         self._waking = threading.Lock()  # no wake-up is begun after the queue's end, which would end the process
         self._selector = self  # what asyncio asks for events, each time round
 
@@ -60,16 +61,17 @@ class CallLoop(asyncio.BaseEventLoop):
         longest = _LONGEST_SECONDS if self.waker is not None else _DEAF_SECONDS
         seconds = longest if timeout is None else min(timeout, longest)
         self._sleeps = True
-        try:  # looks at what is ready only now: what another thread adds from here on wakes the loop
-            return self.queue.poll(0.0 if self._ready else time.time() + seconds)  # type: ignore[attr-defined]
+        try:  # looks whether it is called only now: whoever calls from here on wakes it
+            return self.queue.poll(0.0 if self._is_called else time.time() + seconds)
         finally:
-            self._sleeps = False
+            self._sleeps = self._is_called = False  # what there is to be run is run next
 
     def _process_events(self, events: list[Any]) -> None:
         """`select` has handled them."""
 
     def _write_to_self(self) -> None:
         """Wakes the loop, on any thread: a batch of no operations has happened as soon as it is started."""
+        self._is_called = True
         if self._sleeps:
             with self._waking:
                 if self.waker is not None:

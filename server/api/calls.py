@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -158,7 +157,7 @@ class Calls:
         method = ready.method
         if method.limit.is_full:
             return self._refuse(method.name, method.tenant, _FULL, "limit")
-        context.place = method.limit.let_in(time.monotonic())
+        context.place = method.limit.let_in()
         return ready.handler
 
     def _deny(self, ready: _Ready, caller: Caller) -> Handler | Refusal:

@@ -13,14 +13,21 @@ from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
-from grpc._cython import cygrpc  # type: ignore[attr-defined]
+from grpc._cython.cygrpc import (
+    ReceiveCloseOnServerOperation,
+    ReceiveMessageOperation,
+    SendInitialMetadataOperation,
+    SendMessageOperation,
+    SendStatusFromServerOperation,
+)
 
 from server.overload.limit import Place
 
 _log = logging.getLogger(__name__)
 _NO_FLAGS = 0
 _NEVER_SECONDS = 2.0**60  # since 1970: what gRPC gives as the deadline of a call that has none is beyond
-_NO_MESSAGE = "the call had no message"
+NO_MESSAGE = "the call had no message"
+"""What a caller is told who sent none."""
 INTERNAL = "an internal error; the server's log has the details"
 """What a caller is told of an error that nobody expected."""
 _Batch = tuple[Any, ...]
@@ -72,7 +79,6 @@ class Context:
         self._metadata = event.invocation_metadata
         self._loop = loop
         self._running = running
-        self._handler: Handler | None = None
         self._task: asyncio.Task[Any] | None = None
         self._headed = False  # whether the answer has begun
         self._ended = False  # whether it has a status
@@ -100,7 +106,7 @@ class Context:
     async def read(self) -> bytes | None:
         """The caller's next message; None: there are no more. One at a time."""
         read: asyncio.Future[bytes | None] = self._loop.create_future()
-        self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), partial(_give, read))
+        self._start((ReceiveMessageOperation(_NO_FLAGS),), partial(_give, read))
         return await read
 
     async def write(self, message: Message) -> None:
@@ -109,7 +115,7 @@ class Context:
         if self._ended:
             raise CallerLeft
         sent: asyncio.Future[bool] = self._loop.create_future()
-        self._start((*self._head(), cygrpc.SendMessageOperation(data, _NO_FLAGS)), partial(_tell, sent))
+        self._start((*self._head(), SendMessageOperation(data, _NO_FLAGS)), partial(_tell, sent))
         if not await sent:
             raise CallerLeft
 
@@ -133,24 +139,24 @@ class Context:
 
     def answer(self, handler: Handler) -> None:
         """Has the handler answer, when the message is there, if it takes one."""
-        self._handler = handler
+        self._handler: Handler = handler
         if handler.takes_message:
-            self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
+            self._start((ReceiveMessageOperation(_NO_FLAGS),), self._received)
         else:
-            self._loop.call_soon(self._begin, handler, None, context=copy_context())
+            self._loop.call_soon(self._begin, None, context=copy_context())
 
     def _received(self, event: Any) -> None:
         message = event.batch_operations[0].message()
-        if message is not None and self._handler is not None:
-            self._loop.call_soon(self._begin, self._handler, message, context=copy_context())
+        if message is not None:
+            self._loop.call_soon(self._begin, message, context=copy_context())
             return
         if self.place is not None:
             self.place.give_back()
-        self.end(grpc.StatusCode.INVALID_ARGUMENT, _NO_MESSAGE)  # which nobody hears if it was the caller who left
+        self.end(grpc.StatusCode.INVALID_ARGUMENT, NO_MESSAGE)  # which nobody hears if it was the caller who left
 
-    def _begin(self, handler: Handler, message: bytes | None) -> None:
+    def _begin(self, message: bytes | None) -> None:
         """Runs the handler until it waits, without a task if it never does."""
-        work = handler.work(message, self)
+        work = self._handler.work(message, self)
         try:
             waits_for = work.send(None)
         except StopIteration as done:
@@ -176,9 +182,8 @@ class Context:
     def _reply(self, message: Any) -> None:
         if self._ended:
             return
-        gives_reply = self._handler is not None and self._handler.gives_reply
         try:
-            self._end((cygrpc.SendMessageOperation(message, _NO_FLAGS),) if gives_reply else (), (), 0, b"")
+            self._end((SendMessageOperation(message, _NO_FLAGS),) if self._handler.gives_reply else (), (), 0, b"")
         except Exception as error:
             self.fail(error)
 
@@ -186,9 +191,9 @@ class Context:
         if self._ended:
             return
         self._ended = True
-        status = cygrpc.SendStatusFromServerOperation(trailers, code, message, _NO_FLAGS)
+        status = SendStatusFromServerOperation(trailers, code, message, _NO_FLAGS)
         # gRPC wants to be asked once in every call whether the caller has left.
-        close = () if self._watched else (cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),)
+        close = () if self._watched else (ReceiveCloseOnServerOperation(_NO_FLAGS),)
         self._watched = True
         try:
             self._start((*self._head(), *messages, status, *close), _ignore)
@@ -201,11 +206,11 @@ class Context:
         if self._headed:
             return ()
         self._headed = True
-        return (cygrpc.SendInitialMetadataOperation((), _NO_FLAGS),)
+        return (SendInitialMetadataOperation((), _NO_FLAGS),)
 
     def _watch(self) -> None:
         self._watched = True
-        self._start((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._closed)
+        self._start((ReceiveCloseOnServerOperation(_NO_FLAGS),), self._closed)
 
     def _closed(self, event: Any) -> None:
         if event.batch_operations[0].cancelled():

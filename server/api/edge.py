@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from server.api import health
 from server.api.call_loop import CallLoop
 from server.api.calls import Calls, Served
-from server.api.grpc_server import ALL_THAT_COME, GrpcServer
+from server.api.grpc_server import GrpcServer
 from server.api.handlers import Handlers
 from server.config import Listen, Overload
 from server.errors import StartupError
@@ -87,7 +87,6 @@ class Edge:
                 ("grpc.max_send_message_length", listen.max_message_bytes),
                 ("grpc.max_connection_age_ms", listen.max_connection_age_s * 1000),
                 ("grpc.max_connection_age_grace_ms", _GRACE_OF_AGE_MS),
-                *ALL_THAT_COME,
                 # Two servers on one port would share its connections silently.
                 ("grpc.so_reuseport", 0),
             ],

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
-from grpc._cython import cygrpc  # type: ignore[attr-defined]
+from grpc._cython.cygrpc import Server
 
 from server.api.call_loop import CallLoop
 from server.api.context import Context, Handler
@@ -13,8 +13,8 @@ from server.api.refusals import Refusal
 
 _ASKED_FOR = 16  # calls that gRPC may hand over before it is asked for more
 _PENDING = 20_000  # calls that came while the loop did other things, which are then let in, or refused
-ALL_THAT_COME = (("grpc.server.max_pending_requests", _PENDING), ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING))
-"""Else gRPC's core ends what goes beyond 1,000 with CANCELLED, by chance, and nobody is told to come back later."""
+# Else gRPC's core ends what goes beyond 1,000 with CANCELLED, by chance, and nobody is told to come back later.
+_ALL_THAT_COME = (("grpc.server.max_pending_requests", _PENDING), ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING))
 
 
 class GrpcServer:
@@ -30,13 +30,14 @@ class GrpcServer:
         """options: gRPC's channel arguments."""
         self._loop = loop
         self._service = service
-        self._core = cygrpc.Server(tuple(options), False)
+        self._core = Server((*options, *_ALL_THAT_COME), False)  # not configured by xDS
         self._core.register_completion_queue(loop.queue)
         self._running: set[asyncio.Task[Any]] = set()
         self._stops = False
 
     def add_port(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         """Listens; returns the port. credentials: None: without TLS. Raises RuntimeError if it cannot."""
+        # As gRPC's own servers do: there is no public way from credentials to its core's.
         secured = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]
         port: int = self._core.add_http2_port(address.encode(), *secured)
         if port == 0:

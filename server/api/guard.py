@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from server.api.auditing import Auditing
-from server.api.context import Context, Handler, Inner
+from server.api.context import NO_MESSAGE, Context, Handler, Inner
 from server.api.method import Method, look_at_error
 from server.api.refusals import Refusal
 from server.api.requests import Requests
@@ -80,7 +80,6 @@ class Guard:
                 method.figures.shed(method.tenant, method.role.value, "limit")
                 context.end(self._full.code, self._full.message, self._full.trailers)
                 return None
-            limit.began(place)
             CALL.set(call)
             trace = traces.start(method.name, context.invocation_metadata(), method.tenant) if traces is not None else None
             code = _OK
@@ -194,7 +193,7 @@ def _read(inner: Inner) -> Inner:
             raise DeadlineExceeded(f"the call's message was not there after {_MESSAGE_SECONDS:g} s")
         data = reading.result()
         if data is None:
-            raise InvalidRequest("the call had no message")
+            raise InvalidRequest(NO_MESSAGE)
         return await inner(data, context)
 
     return read

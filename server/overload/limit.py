@@ -16,15 +16,14 @@ _EXPECTED_SECONDS = 0.1  # after that a call has no place without its message: w
 class Place:
     """Of one call that was let in."""
 
-    __slots__ = ("_expected", "since", "taken_at")
+    __slots__ = ("_expected", "since")
 
-    def __init__(self, since: float, taken_at: float, expected: "dict[Place, None]") -> None:
-        """since: when the call came. Seconds of the clock, both. expected: the places of all who have not entered."""
+    def __init__(self, since: float, expected: "dict[Place, None]") -> None:
+        """since: when it was let in, in seconds of the clock. expected: the places of all who have not entered."""
         self.since = since
-        self.taken_at = taken_at
         self._expected = expected
 
-    def give_back(self, _: object = None) -> None:
+    def give_back(self) -> None:
         """The call has ended: if it has not entered, its place is another's."""
         self._expected.pop(self, None)
 
@@ -56,18 +55,18 @@ class Limit:
         """Calls that were let in and have not ended, but for those whose message is long in coming."""
         if self._expected:
             before = self._clock() - _EXPECTED_SECONDS
-            while self._expected and (oldest := next(iter(self._expected))).taken_at < before:
+            while self._expected and (oldest := next(iter(self._expected))).since < before:
                 del self._expected[oldest]
         return len(self._expected) + self.in_flight
 
-    def let_in(self, since: float) -> Place:
-        """A place for a call that came then, until it enters: when its message is there."""
-        place = Place(since, self._clock(), self._expected)
+    def let_in(self) -> Place:
+        """A place for a call that has come, until it enters: when it is worked on."""
+        place = Place(self._clock(), self._expected)
         self._expected[place] = None
         return place
 
     def enter(self, place: Place) -> bool:
-        """Whether the call is in flight now: if it has lost its place meanwhile, there must be room for it."""
+        """Whether the call is worked on now: if it has lost its place meanwhile, there must be room for it."""
         if place in self._expected:
             del self._expected[place]
         elif self.is_full:
@@ -75,10 +74,8 @@ class Limit:
         self.in_flight += 1
         return True
 
-    def began(self, place: Place) -> None:
-        """The call is worked on now."""
-
     def leave(self) -> None:
+        """The call has ended."""
         self.in_flight -= 1
 
 
@@ -109,12 +106,9 @@ class AdaptiveLimit(Limit):
     def enter(self, place: Place) -> bool:
         entered = super().enter(place)
         self._peak = max(self._peak, len(self._expected) + self.in_flight)
+        if entered:
+            self._shortest_delay = min(self._shortest_delay, self._clock() - place.since)
         return entered
-
-    def began(self, place: Place) -> None:
-        delay = self._clock() - place.since
-        if delay < self._shortest_delay:
-            self._shortest_delay = delay
 
     def waited(self, seconds: float) -> None:
         """A call waited so long in the queue behind the event loop."""

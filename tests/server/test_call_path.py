@@ -111,7 +111,7 @@ def test_a_refused_call_is_answered_before_its_message_has_come(serve: Serve):
     """A caller who may not call cannot make the server take in what it sends."""
     served = serve(overload={"max_ingests": 1})
     limit = served.app.tenant.limits.ingests
-    limit.enter(limit.let_in(0.0))
+    limit.enter(limit.let_in())
     with channel_to(served.app.port) as channel:
         started = threading.Event()
 
@@ -136,13 +136,16 @@ def test_a_call_whose_message_comes_late_is_refused_if_others_have_its_place_mea
             come.wait(PATIENCE_S)
             yield event_pb2.RecordEventsRequest().SerializeToString()
 
+        came, let_in = threading.Event(), limit.let_in
+        limit.let_in = lambda: (let_in(), came.set())[0]
         call = channel.stream_unary("/towerbridge.v1.EventService/RecordEvents").future(late(), timeout=PATIENCE_S)
-        for taken in (1, 0):  # it is let in, and its message does not come
-            deadline = time.monotonic() + PATIENCE_S
-            while limit.taken != taken:
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
-        assert limit.enter(limit.let_in(time.monotonic()))
+        assert came.wait(PATIENCE_S)
+        limit.let_in = let_in
+        deadline = time.monotonic() + PATIENCE_S
+        while limit.taken:  # its message does not come
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert limit.enter(limit.let_in())
         come.set()
         assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert int(dict(call.trailing_metadata())["grpc-retry-pushback-ms"]) > 0

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from server.api.call_loop import CallLoop
 from server.api.context import CallerLeft, Context, Handler, _rest
-from server.api.grpc_server import ALL_THAT_COME, GrpcServer
+from server.api.grpc_server import GrpcServer
 from server.api.refusals import Refusal
 from server.overload.limit import Limit
 
@@ -70,7 +70,7 @@ def looping() -> Iterator[CallLoop]:
 def serving(service: Service | Handler) -> Iterator[Serving]:
     async def start() -> tuple[GrpcServer, int]:
         answer = service if not isinstance(service, Handler) else lambda context: service
-        server = GrpcServer(loop, answer, [("grpc.so_reuseport", 0), *ALL_THAT_COME])
+        server = GrpcServer(loop, answer, [("grpc.so_reuseport", 0)])
         port = server.add_port("127.0.0.1:0", None)
         server.start()
         return server, port
@@ -153,7 +153,7 @@ def test_who_leaves_before_the_message_gives_the_place_back():
     came = threading.Event()
 
     def let_in(context: Context) -> Handler:
-        context.place = limit.let_in(time.monotonic())
+        context.place = limit.let_in()
         came.set()
         return Handler(echo)
 
@@ -335,6 +335,25 @@ def test_other_threads_wake_the_loop_before_any_call_has_come_and_after():
         woken(one.loop)
         one.call(b"x", timeout=PATIENCE_S)
         woken(one.loop)
+
+
+def test_an_event_that_cannot_be_handled_is_logged_and_the_loop_goes_on(caplog: pytest.LogCaptureFixture):
+    def fail(event: Any) -> None:
+        raise ValueError("odd")
+
+    with serving(Handler(echo)) as one:
+        assert one.call(b"x", timeout=PATIENCE_S) == b"x"
+        one.loop.waker.start_server_batch((), fail)
+        assert one.call(b"y", timeout=PATIENCE_S) == b"y"
+    assert caplog.text.count("ValueError: odd") == 1
+
+
+def test_whoever_wakes_a_loop_that_has_just_ended_does_no_harm():
+    """gRPC's core ends the process if anything is begun after the end of its queue."""
+    with serving(Handler(echo)) as one:
+        assert one.call(b"x", timeout=PATIENCE_S) == b"x"
+    one.loop._sleeps = True  # as another thread saw it a moment ago
+    one.loop._write_to_self()
 
 
 def test_timers_are_kept_while_nothing_comes():

@@ -26,7 +26,7 @@ def adaptive(maximum: int = 256) -> tuple[AdaptiveLimit, Clock]:
 
 
 def enter(limit: Limit) -> None:
-    assert limit.enter(limit.let_in(100.0))
+    assert limit.enter(limit.let_in())
 
 
 def window(limit: AdaptiveLimit, clock: Clock, *, in_flight: int, wait_s: float | None, lag_s: float = 0.0) -> None:
@@ -55,7 +55,7 @@ def test_a_limit_is_full_when_as_many_calls_are_in_flight():
 def test_calls_whose_message_is_on_its_way_take_a_place_and_soon_lose_it_if_it_does_not_come():
     clock = Clock()
     for limit in (AdaptiveLimit(3, TARGET_S, clock=clock), Limit(3, clock=clock)):
-        places = [limit.let_in(clock.now) for _ in range(3)]
+        places = [limit.let_in() for _ in range(3)]
         assert limit.is_full
         assert limit.enter(places[1])
         assert limit.is_full and limit.in_flight == 1
@@ -71,7 +71,7 @@ def test_calls_whose_message_is_on_its_way_take_a_place_and_soon_lose_it_if_it_d
 
 def test_who_leaves_before_the_message_gives_the_place_back_and_who_has_entered_keeps_it():
     for limit in (AdaptiveLimit(2, TARGET_S), Limit(2)):
-        leaving, staying = limit.let_in(0.0), limit.let_in(0.0)
+        leaving, staying = limit.let_in(), limit.let_in()
         assert limit.enter(staying)
         staying.give_back()
         assert limit.is_full
@@ -82,12 +82,11 @@ def test_who_leaves_before_the_message_gives_the_place_back_and_who_has_entered_
 def test_who_leaves_again_and_again_before_the_message_keeps_no_place_from_those_who_stay():
     limit, clock = adaptive(100)
     for _ in range(1000):  # a call each 2 ms; each twentieth leaves
-        limit.let_in(clock.now)
+        limit.let_in()
         for _ in range(19):
-            place = limit.let_in(clock.now)
+            place = limit.let_in()
             clock.now += 0.002
             assert limit.enter(place)
-            limit.began(place)
             limit.leave()
         assert limit.taken <= 5
     for _ in range(2):
@@ -98,7 +97,7 @@ def test_who_leaves_again_and_again_before_the_message_keeps_no_place_from_those
 def test_a_crowd_that_is_let_in_at_once_counts_as_what_the_limit_had_to_bear():
     limit, clock = adaptive()
     before = limit.limit
-    places = [limit.let_in(clock.now) for _ in range(before)]
+    places = [limit.let_in() for _ in range(before)]
     for place in places:  # one after the other, each computed by the loop's thread before the next one comes in
         assert limit.enter(place)
         limit.leave()
@@ -111,11 +110,10 @@ def test_a_crowd_that_is_let_in_at_once_counts_as_what_the_limit_had_to_bear():
 def test_the_time_until_a_call_begins_is_its_delay():
     limit, clock = adaptive()
     before = limit.limit
-    places = [limit.let_in(clock.now - 0.01) for _ in range(before)]
-    clock.now += 0.03
+    places = [limit.let_in() for _ in range(before)]
+    clock.now += 0.04
     for place in places:
         assert limit.enter(place)
-        limit.began(place)
         limit.leave()
     clock.now += 0.05
     for _ in range(2):
@@ -136,7 +134,7 @@ def test_a_place_is_taken_from_when_a_call_is_let_in_until_it_has_left(steps: li
         expected = [one for one in expected if clock.now - one[0] <= 0.1]
         assert limit.taken == len(expected) + working
         if step == "let in":
-            expected.append((clock.now, limit.let_in(clock.now)))
+            expected.append((clock.now, limit.let_in()))
         elif step == "enter" and which < len(expected):
             assert limit.enter(expected.pop(which)[1])
             working += 1

@@ -11,7 +11,7 @@ def test_every_limit_is_told_beside_what_counts_towards_it():
     limits = Limits(Overload(max_reads=20, max_ingests=30, max_admins=3))
     for role, stream in ((Role.READ, False), (Role.INGEST, True), (Role.AUDIENCE, False)):
         limit = limits.of(role, stream=stream)
-        assert limit.enter(limit.let_in(0.0))
+        assert limit.enter(limit.let_in())
     figures = read(LimitFigures("shop", limits))
     in_flight = {name: value for name, value in figures.items() if name.startswith("towerbridge_calls_in_flight")}
     assert in_flight == {
