@@ -16,8 +16,8 @@ class CallLoop(asyncio.BaseEventLoop):
     """An event loop whose thread takes gRPC's events itself.
 
     gRPC's own server for asyncio leaves that to another thread, which writes a byte into a socket for each of a call's four
-    events, so that the loop wakes and looks. Nearly half of what a call costs is that. Here the loop waits where gRPC says what has
-    happened, as its server for threads does: a tag is a function, which is called with its event before anything else goes on.
+    events, so that the loop wakes and looks: nearly half of what a call costs. Here the loop waits where gRPC says what has
+    happened, as its server for threads does. A tag is a function, which is called with its event before anything else goes on.
 
     Files and sockets cannot be waited for here, as on any loop that is not a selector's.
     """
